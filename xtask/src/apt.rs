@@ -1,0 +1,78 @@
+//! Debian packages without root: private package lists, `apt-get download`, `dpkg-deb -x`.
+//!
+//! Content is vouched for by apt's signatures; callers check sums of their own where a package
+//! never changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command;
+use crate::setup::only_file;
+
+/// Downloads a package into `staging` and unpacks it there; returns the unpacked tree.
+///
+/// # Errors
+/// Without apt or dpkg, and with apt's own words where it refuses.
+pub(crate) fn unpack(package: &str, staging: &Path) -> Result<PathBuf> {
+    for program in ["apt-get", "dpkg-deb"] {
+        if !command::exists(program) {
+            bail!("{program} is missing; it is how Debian's package {package} is fetched");
+        }
+    }
+    let settings = private_settings(staging)?;
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.arg("--config-file").arg(&settings);
+        apt
+    };
+    // A foreign source in the user's list may fail while Debian's is well: only the download counts.
+    let updated = command::output(apt().arg("update"));
+    let debs = staging.join(format!("{package}-deb"));
+    fs::create_dir_all(&debs)?;
+    if let Err(refused) = command::output(apt().args(["download", package]).current_dir(&debs)) {
+        return Err(match updated {
+            Ok(_) => refused,
+            Err(update) => refused.context(update),
+        });
+    }
+    let tree = staging.join(package);
+    command::output(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(only_file(&debs, ".deb")?)
+            .arg(&tree),
+    )?;
+    Ok(tree)
+}
+
+/// Settings on top of the machine's own, whose sources, proxies and keys stay in force.
+fn private_settings(staging: &Path) -> Result<PathBuf> {
+    let apt = staging.join("apt");
+    fs::create_dir_all(apt.join("lists/partial"))?;
+    fs::create_dir_all(apt.join("cache/archives/partial"))?;
+    let folder = apt.display();
+    // Root's sandbox user could not write here; hooks are for the system's cache; and of the
+    // indices only the package lists are of use.
+    let text = format!(
+        r#"Dir::State::lists "{folder}/lists";
+Dir::Cache "{folder}/cache";
+APT::Sandbox::User "root";
+Acquire::Retries "2";
+Acquire::http::Timeout "30";
+Acquire::https::Timeout "30";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11-icons-small::DefaultEnabled "false";
+Acquire::IndexTargets::deb::DEP-11-icons::DefaultEnabled "false";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+"#
+    );
+    let path = apt.join("apt.conf");
+    fs::write(&path, text)?;
+    Ok(path)
+}

@@ -1,0 +1,105 @@
+//! What `cargo xtask test` runs, in order: what fails soonest comes first.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{attached, succeeds};
+use crate::python::{self, Python};
+use crate::setup::{self, Parts};
+use crate::sizes;
+use crate::workspace::Workspace;
+
+/// A check: its headline, and what it runs.
+type Check = (&'static str, fn(&Workspace) -> Result<()>);
+
+const CHECKS: [Check; 8] = [
+    ("format", |workspace| cargo(workspace, "fmt --all --check")),
+    ("file sizes", |workspace| sizes::check(&workspace.root)),
+    ("lints", |workspace| {
+        cargo(workspace, "clippy --workspace --all-targets -- -D warnings")
+    }),
+    // The whole-system tests start the binary that this builds.
+    ("build", |workspace| cargo(workspace, "build --workspace")),
+    ("tests", tests),
+    ("documentation tests", |workspace| {
+        cargo(workspace, "test --workspace --doc")
+    }),
+    ("documentation", documentation),
+    ("Python client", python_client),
+];
+
+/// Sets everything up and runs all checks; the first that fails ends it.
+///
+/// # Errors
+/// Names the check that failed and those that were not run.
+pub(crate) fn run(workspace: &Workspace, all: bool) -> Result<()> {
+    let start = Instant::now();
+    setup::run(workspace, Parts::All)?;
+    if all {
+        println!("--all: nothing slow or large exists yet; the same checks run as without it");
+    }
+    for (index, (name, check)) in CHECKS.iter().enumerate() {
+        println!("\n== {name}");
+        let begun = Instant::now();
+        if let Err(error) = check(workspace) {
+            let left: Vec<&str> = CHECKS[index + 1..].iter().map(|(name, _)| *name).collect();
+            println!("\nchecks: {index} passed, 1 failed, {} skipped", left.len());
+            if !left.is_empty() {
+                println!("not run: {}", left.join(", "));
+            }
+            return Err(error).with_context(|| format!("the check \"{name}\" failed"));
+        }
+        println!("== {name}: passed ({:.1} s)", begun.elapsed().as_secs_f64());
+    }
+    println!(
+        "\nall checks passed in {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
+    println!("checks: {} passed, 0 failed", CHECKS.len());
+    Ok(())
+}
+
+fn cargo(workspace: &Workspace, arguments: &str) -> Result<()> {
+    attached(workspace.cargo().args(arguments.split(' ')))
+}
+
+fn tests(workspace: &Workspace) -> Result<()> {
+    if succeeds(workspace.cargo().args(["nextest", "--version"])) {
+        cargo(workspace, "nextest run --workspace")
+    } else {
+        println!("cargo-nextest is not installed; cargo test runs them instead");
+        cargo(workspace, "test --workspace --lib --bins --tests")
+    }
+}
+
+fn documentation(workspace: &Workspace) -> Result<()> {
+    attached(
+        workspace
+            .cargo()
+            .args(["doc", "--no-deps", "--workspace"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// A client made from the `.proto` files alone, against the server as it was built above.
+fn python_client(workspace: &Workspace) -> Result<()> {
+    let binary = workspace.target.join("debug/skysail");
+    if !binary.exists() {
+        bail!("no {}", binary.display());
+    }
+    attached(
+        Python::find()?
+            .command()
+            .arg("tests/python/against_server.py")
+            .arg("--binary")
+            .arg(binary)
+            .args(["--config", "models/fashion-mnist/skysail.toml"])
+            .args(["--application", "fashion"])
+            .arg("--data")
+            .arg(workspace.setup().join("fashion-mnist"))
+            .env("PYTHONPATH", python::packages(&workspace.setup()))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .current_dir(&workspace.root),
+    )
+}
