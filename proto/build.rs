@@ -1,0 +1,31 @@
+//! Generates the wire types from the `.proto` files with a compiler written in Rust, so that no
+//! machine needs a system `protoc`.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 6] = [
+    "skysail/v1/types.proto",
+    "skysail/v1/prediction.proto",
+    "skysail/v1/feedback.proto",
+    "skysail/v1/registry.proto",
+    "skysail/v1/admin.proto",
+    "inference/open_inference.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    println!("cargo::rerun-if-changed=google/rpc/status.proto");
+    let descriptors = protox::compile(FILES, ["."])?;
+    // Server reflection hands these out.
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // Zero-copy decoding of tensors: a `Bytes` is a slice of the received frame.
+        .bytes(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
