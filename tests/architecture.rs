@@ -12,24 +12,11 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("skysail-selection", &["skysail-proto"]),
     ("skysail-cache", &["skysail-proto"]),
     ("skysail-containers", &["skysail-proto"]),
-    (
-        "skysail",
-        &[
-            "skysail-proto",
-            "skysail-selection",
-            "skysail-cache",
-            "skysail-containers",
-        ],
-    ),
+    ("skysail", &["skysail-proto", "skysail-selection", "skysail-cache", "skysail-containers"]),
     // Drives the product over the wire; experiments may need a policy or a controller alone.
     (
         "skysail-bench",
-        &[
-            "skysail-proto",
-            "skysail-selection",
-            "skysail-cache",
-            "skysail-containers",
-        ],
+        &["skysail-proto", "skysail-selection", "skysail-cache", "skysail-containers"],
     ),
     ("skysail-xtask", &[]),
 ];
@@ -42,10 +29,7 @@ fn metadata() -> Result<Metadata, cargo_metadata::Error> {
 }
 
 fn folder(package: &Package) -> Result<&Path, Box<dyn Error>> {
-    let folder = package
-        .manifest_path
-        .parent()
-        .ok_or("a manifest is in a folder")?;
+    let folder = package.manifest_path.parent().ok_or("a manifest is in a folder")?;
     Ok(folder.as_std_path())
 }
 
@@ -54,10 +38,7 @@ fn every_crate_imports_only_what_its_arrows_allow() -> Result<(), Box<dyn Error>
     let metadata = metadata()?;
     let allowed: BTreeMap<&str, &[&str]> = ARROWS.into();
     let packages = metadata.workspace_packages();
-    let members: BTreeSet<&str> = packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let members: BTreeSet<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     assert_eq!(
         members,
         allowed.keys().copied().collect(),
@@ -67,20 +48,14 @@ fn every_crate_imports_only_what_its_arrows_allow() -> Result<(), Box<dyn Error>
     let wrong: Vec<String> = packages
         .iter()
         .flat_map(|package| {
-            package
-                .dependencies
-                .iter()
-                .map(move |dependency| (package, dependency))
+            package.dependencies.iter().map(move |dependency| (package, dependency))
         })
         .filter(|(_, dependency)| members.contains(dependency.name.as_str()))
         .filter(|(package, dependency)| {
             !allowed[package.name.as_str()].contains(&dependency.name.as_str())
         })
         .map(|(package, dependency)| {
-            format!(
-                "{} -> {} ({})",
-                package.name, dependency.name, dependency.kind
-            )
+            format!("{} -> {} ({})", package.name, dependency.name, dependency.kind)
         })
         .collect();
     assert!(wrong.is_empty(), "not allowed: {wrong:?}");
@@ -100,9 +75,7 @@ fn every_crate_has_a_readme() -> Result<(), Box<dyn Error>> {
 fn every_crate_takes_the_lints_of_the_workspace() -> Result<(), Box<dyn Error>> {
     for package in metadata()?.workspace_packages() {
         let manifest: toml::Table = std::fs::read_to_string(&package.manifest_path)?.parse()?;
-        let inherited = manifest
-            .get("lints")
-            .and_then(|lints| lints.get("workspace"));
+        let inherited = manifest.get("lints").and_then(|lints| lints.get("workspace"));
         assert_eq!(
             inherited.and_then(toml::Value::as_bool),
             Some(true),

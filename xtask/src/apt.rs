@@ -40,10 +40,7 @@ pub(crate) fn unpack(package: &str, staging: &Path) -> Result<PathBuf> {
     }
     let tree = staging.join(package);
     command::output(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(only_file(&debs, ".deb")?)
-            .arg(&tree),
+        Command::new("dpkg-deb").arg("--extract").arg(only_file(&debs, ".deb")?).arg(&tree),
     )?;
     Ok(tree)
 }

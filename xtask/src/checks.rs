@@ -16,15 +16,11 @@ type Check = (&'static str, fn(&Workspace) -> Result<()>);
 const CHECKS: [Check; 8] = [
     ("format", |workspace| cargo(workspace, "fmt --all --check")),
     ("file sizes", |workspace| sizes::check(&workspace.root)),
-    ("lints", |workspace| {
-        cargo(workspace, "clippy --workspace --all-targets -- -D warnings")
-    }),
+    ("lints", |workspace| cargo(workspace, "clippy --workspace --all-targets -- -D warnings")),
     // The whole-system tests start the binary that this builds.
     ("build", |workspace| cargo(workspace, "build --workspace")),
     ("tests", tests),
-    ("documentation tests", |workspace| {
-        cargo(workspace, "test --workspace --doc")
-    }),
+    ("documentation tests", |workspace| cargo(workspace, "test --workspace --doc")),
     ("documentation", documentation),
     ("Python client", python_client),
 ];
@@ -52,10 +48,7 @@ pub(crate) fn run(workspace: &Workspace, all: bool) -> Result<()> {
         }
         println!("== {name}: passed ({:.1} s)", begun.elapsed().as_secs_f64());
     }
-    println!(
-        "\nall checks passed in {:.0} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("\nall checks passed in {:.0} s", start.elapsed().as_secs_f64());
     println!("checks: {} passed, 0 failed", CHECKS.len());
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Running other programs, with errors that say what was run and what it said.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -40,26 +41,23 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 
 /// Whether there is a program of this name.
 pub(crate) fn exists(program: &str) -> bool {
-    let started = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output();
+    let started = Command::new(program).arg("--version").stdin(Stdio::null()).output();
     !matches!(started, Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
 fn run(command: &mut Command) -> Result<Output> {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| start_error(command))
+    command.stdin(Stdio::null()).output().with_context(|| start_error(command))
 }
 
 fn start_error(command: &Command) -> String {
     format!("cannot start {}", command.get_program().display())
 }
 
+/// The command line as a person would type it, without the program's folder.
 fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(program).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     words.join(" ")
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::apt;
 use crate::setup::{Done, Staging, holds};
@@ -16,22 +16,10 @@ const FOLDER_IN_PACKAGE: &str = "usr/share/datasets/fashion-mnist";
 
 /// Names, and sha256 of the raw files: the compressed ones differ between distributors.
 const FILES: [(&str, &str); 4] = [
-    (
-        "train-images-idx3-ubyte",
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    ),
-    (
-        "train-labels-idx1-ubyte",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    ),
-    (
-        "t10k-images-idx3-ubyte",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    ),
-    (
-        "t10k-labels-idx1-ubyte",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
+    ("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+    ("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    ("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    ("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 ];
 
 /// Puts the four raw files into `fashion-mnist/`.
@@ -50,10 +38,12 @@ pub(crate) fn ensure(setup: &Path) -> Result<Done> {
     if take(&installed, &place, &staging)? {
         return Ok(Done::Fetched(place, "the installed package".into()));
     }
-    let tree = apt::unpack(PACKAGE, staging.path()).with_context(|| alternatives(&place))?;
+    // The cause first, then what the user can do instead.
+    let tree = apt::unpack(PACKAGE, staging.path())
+        .map_err(|error| anyhow!("{error:#}\n{}", alternatives(&place)))?;
     if !take(&tree.join(FOLDER_IN_PACKAGE), &place, &staging)? {
         bail!(
-            "Debian's package {PACKAGE} does not hold the expected files; {}",
+            "Debian's package {PACKAGE} does not hold the expected files\n{}",
             alternatives(&place)
         );
     }
@@ -80,10 +70,7 @@ fn take(folder: &Path, place: &Path, staging: &Staging) -> Result<bool> {
         let unpacked = raw.join(name);
         gunzip(source, &unpacked)?;
         if !holds(&unpacked, sum)? {
-            bail!(
-                "{} unpacks to other content than sha256 {sum}: not used",
-                source.display()
-            );
+            bail!("{} unpacks to other content than sha256 {sum}: not used", source.display());
         }
     }
     for (name, _) in FILES {
@@ -109,8 +96,8 @@ fn gunzip(source: &Path, target: &Path) -> Result<()> {
 fn alternatives(place: &Path) -> String {
     let names = FILES.map(|(name, _)| name).join(", ");
     format!(
-        "without it, install the package {PACKAGE} some other way, or copy these files, raw or each as .gz, \
-         into {}: {names} (their content is checked by sha256)",
+        "Instead, install {PACKAGE} some other way, or copy these four files, raw or all as .gz, into\n{}:\n\
+         {names}\n(their content is checked by sha256)",
         place.display()
     )
 }

@@ -105,10 +105,7 @@ fn demo(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     command::attached(&mut build)?;
 
     let binary = workspace.target.join("release/skysail");
-    let error = Command::new(&binary)
-        .arg("demo")
-        .args(arguments)
-        .current_dir(&workspace.root)
-        .exec();
+    let error =
+        Command::new(&binary).arg("demo").args(arguments).current_dir(&workspace.root).exec();
     Err(error).with_context(|| format!("cannot start {}", binary.display()))
 }

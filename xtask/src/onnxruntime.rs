@@ -72,35 +72,19 @@ pub(crate) fn ensure(setup: &Path) -> Result<Done> {
     )?;
     let wheel = only_file(&wheels, ".whl")?;
     if !holds(&wheel, build.wheel)? {
-        bail!(
-            "{} has not the sha256 {}: not used",
-            wheel.display(),
-            build.wheel
-        );
+        bail!("{} has not the sha256 {}: not used", wheel.display(), build.wheel);
     }
 
     let tree = staging.path().join("tree");
-    command::output(
-        python
-            .command()
-            .args(["-m", "zipfile", "-e"])
-            .arg(&wheel)
-            .arg(&tree),
-    )?;
+    command::output(python.command().args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&tree))?;
     let finished = staging.folder("onnxruntime")?;
-    fs::rename(
-        tree.join("onnxruntime/capi").join(&versioned),
-        finished.join(&versioned),
-    )?;
+    fs::rename(tree.join("onnxruntime/capi").join(&versioned), finished.join(&versioned))?;
     for text in ["LICENSE", "ThirdPartyNotices.txt"] {
         fs::rename(tree.join("onnxruntime").join(text), finished.join(text))?;
     }
     symlink(&versioned, finished.join(LIBRARY))?;
     replace_folder(&finished, &place)?;
-    Ok(Done::Fetched(
-        place,
-        format!("the wheel onnxruntime {VERSION}"),
-    ))
+    Ok(Done::Fetched(place, format!("the wheel onnxruntime {VERSION}")))
 }
 
 /// Elsewhere the user may bring a library of their own.
@@ -118,17 +102,9 @@ fn by_hand(place: PathBuf) -> Result<Done> {
 }
 
 fn build_for_this_machine() -> Option<Build> {
-    if cfg!(all(
-        target_os = "linux",
-        target_env = "gnu",
-        target_arch = "x86_64"
-    )) {
+    if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64")) {
         Some(X86_64)
-    } else if cfg!(all(
-        target_os = "linux",
-        target_env = "gnu",
-        target_arch = "aarch64"
-    )) {
+    } else if cfg!(all(target_os = "linux", target_env = "gnu", target_arch = "aarch64")) {
         Some(AARCH64)
     } else {
         None

@@ -35,9 +35,7 @@ impl Python {
         )?;
         let mut numbers = said.split_whitespace().map(str::parse);
         match (numbers.next(), numbers.next()) {
-            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self {
-                version: (major, minor),
-            }),
+            (Some(Ok(major)), Some(Ok(minor))) => Ok(Self { version: (major, minor) }),
             _ => bail!("python3 does not tell its version: {said}"),
         }
     }
@@ -50,18 +48,14 @@ impl Python {
     /// `pip`, or where it is missing (as on a fresh Debian) the copy that Debian ships as a wheel.
     pub(crate) fn pip(&self, staging: &Staging) -> Result<Command> {
         let mut pip = self.command();
-        pip.args(["-m", "pip"])
-            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        pip.args(["-m", "pip"]).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
         if command::succeeds(self.command().args(["-m", "pip", "--version"])) {
             return Ok(pip);
         }
         let tree = apt::unpack("python3-pip-whl", staging.path()).context(
             "pip is missing (`python3 -m pip`), and Debian's copy of it cannot be had: install pip",
         )?;
-        pip.env(
-            "PYTHONPATH",
-            only_file(&tree.join("usr/share/python-wheels"), ".whl")?,
-        );
+        pip.env("PYTHONPATH", only_file(&tree.join("usr/share/python-wheels"), ".whl")?);
         Ok(pip)
     }
 }
@@ -92,13 +86,7 @@ pub(crate) fn ensure(root: &Path, setup: &Path) -> Result<Done> {
     command::output(
         python
             .pip(&staging)?
-            .args([
-                "install",
-                "--quiet",
-                "--require-hashes",
-                "--only-binary=:all:",
-                "--no-compile",
-            ])
+            .args(["install", "--quiet", "--require-hashes", "--only-binary=:all:", "--no-compile"])
             .arg("--target")
             .arg(&finished)
             .arg("--requirement")

@@ -36,9 +36,7 @@ pub(crate) fn run(workspace: &Workspace, parts: Parts) -> Result<()> {
     timed("ONNX Runtime", || onnxruntime::ensure(&folder))?;
     timed("Fashion-MNIST", || fashion_mnist::ensure(&folder))?;
     if parts == Parts::All {
-        timed("Python packages", || {
-            python::ensure(&workspace.root, &folder)
-        })?;
+        timed("Python packages", || python::ensure(&workspace.root, &folder))?;
     }
     Ok(())
 }
@@ -57,15 +55,11 @@ fn timed(what: &str, ensure: impl FnOnce() -> Result<Done>) -> Result<()> {
     let done = ensure().with_context(|| format!("setup of {what}"))?;
     let seconds = start.elapsed().as_secs_f64();
     match done {
-        Done::Present(path) => println!(
-            "setup: {what}: present in {} ({seconds:.1} s)",
-            path.display()
-        ),
+        Done::Present(path) => {
+            println!("setup: {what}: present in {} ({seconds:.1} s)", path.display())
+        }
         Done::Fetched(path, from) => {
-            println!(
-                "setup: {what}: from {from} into {} ({seconds:.1} s)",
-                path.display()
-            );
+            println!("setup: {what}: from {from} into {} ({seconds:.1} s)", path.display());
         }
     }
     Ok(())

@@ -35,10 +35,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     if too_long > 0 {
         bail!("{too_long} files are too long");
     }
-    println!(
-        "{} files checked, none above {MOST_LINES} non-test lines",
-        files.len()
-    );
+    println!("{} files checked, none above {MOST_LINES} non-test lines", files.len());
     Ok(())
 }
 
@@ -79,9 +76,7 @@ fn product_lines(text: &str) -> usize {
 }
 
 fn opens_module(line: &str) -> bool {
-    let line = line
-        .trim_start_matches("pub(crate) ")
-        .trim_start_matches("pub ");
+    let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
     line.starts_with("mod ") && line.trim_end().ends_with('{')
 }
 
@@ -91,10 +86,7 @@ mod tests {
 
     #[test]
     fn an_inline_test_module_ends_the_count() {
-        assert_eq!(
-            product_lines("fn a() {}\n\n#[cfg(test)]\nmod tests {\n}\n"),
-            2
-        );
+        assert_eq!(product_lines("fn a() {}\n\n#[cfg(test)]\nmod tests {\n}\n"), 2);
         assert_eq!(
             product_lines("fn a() {}\n#[cfg(test)]\n#[expect(x)]\npub(crate) mod tests {\n}\n"),
             1

@@ -23,10 +23,7 @@ impl Workspace {
         let mut ask = Command::new(cargo_program());
         ask.args(["metadata", "--no-deps", "--format-version", "1"]);
         // Compiled in, so that xtask works from any working directory.
-        ask.args([
-            "--manifest-path",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
-        ]);
+        ask.args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")]);
         let metadata: serde_json::Value =
             serde_json::from_str(&command::output(&mut ask)?).context("cargo metadata")?;
         let path = |key: &str| {
@@ -35,10 +32,7 @@ impl Workspace {
                 .map(PathBuf::from)
                 .with_context(|| format!("cargo metadata has no {key}"))
         };
-        Ok(Self {
-            root: path("workspace_root")?,
-            target: path("target_directory")?,
-        })
+        Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
     }
 
     /// Where everything fetched lies.
