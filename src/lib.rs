@@ -1,1 +1,36 @@
-//! placeholder
+//! The front end of Skysail: the doors, the applications, and what survives a restart.
+//!
+//! # Layout
+//!
+//! - [`config`]: the configuration file
+//! - [`application`]: checks an application that a client or a file declares
+//! - [`applications`]: those that are served, each with its stack
+//! - [`stack`]: the layers of a query, put together in one place
+//! - [`admit`]: bounded concurrency, and the deadline
+//! - [`grpc`]: the services of `skysail.v1`
+//! - [`http`]: metrics and health over HTTP
+//! - [`status`]: the one map from errors to codes
+//! - [`metrics`]: every metric by name
+//! - [`state`], [`record`]: the transactional file, and the decision log
+//! - [`server`]: starts and ends all of it
+//! - [`cli`]: the command line
+//! - [`demo`]: the main job on real data
+//!
+//! # What it does not do
+//!
+//! It holds no policy, no cache and no batcher; it composes the crates that do.
+
+pub mod admit;
+pub mod application;
+pub mod applications;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod grpc;
+pub mod http;
+pub mod metrics;
+pub mod record;
+pub mod server;
+pub mod stack;
+pub mod state;
+pub mod status;

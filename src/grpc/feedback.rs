@@ -1,0 +1,152 @@
+//! `Feedback`: the door for what is known later.
+
+use skysail_proto::{Tensor, pb::v1::{self, feedback_server::Feedback as Service, observe_request}};
+use skysail_selection::{
+    Acknowledgement, Application, DecisionId, Feedback, combine, query::FeedbackValue,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Shared, stream};
+use crate::{metrics, record::FeedbackLine, status};
+
+/// Serves `Feedback`.
+#[derive(Clone, Debug)]
+pub struct FeedbackService(pub Shared);
+
+type BoxStream<T> = std::pin::Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for FeedbackService {
+    async fn observe(
+        &self,
+        request: Request<v1::ObserveRequest>,
+    ) -> Result<Response<v1::ObserveResponse>, Status> {
+        self.0.observe(request.into_inner()).await.map(Response::new)
+    }
+
+    type ObserveStreamStream = BoxStream<v1::ObserveResponse>;
+
+    async fn observe_stream(
+        &self,
+        request: Request<Streaming<v1::ObserveRequest>>,
+    ) -> Result<Response<Self::ObserveStreamStream>, Status> {
+        let shared = self.0.clone();
+        let answer = move |request: v1::ObserveRequest| {
+            let shared = shared.clone();
+            async move {
+                let request_id = request.request_id.clone();
+                shared.observe(request).await.unwrap_or_else(|refused| v1::ObserveResponse {
+                    request_id,
+                    error: Some(status::in_stream(&refused)),
+                    ..Default::default()
+                })
+            }
+        };
+        let (limit, stopping) = (self.0.stream_in_flight, self.0.stopping.clone());
+        let answers = stream::answer_each(request.into_inner(), limit, stopping, answer);
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+impl Shared {
+    async fn observe(&self, request: v1::ObserveRequest) -> Result<v1::ObserveResponse, Status> {
+        let application = match self.applications.get(&request.application) {
+            Ok(served) => served.wire.name.clone(),
+            Err(error) => {
+                self.metrics.feedback("unknown", "REFUSED");
+                return Err(status::of_predict(&error));
+            }
+        };
+        let result = self.apply(request).await;
+        let outcome = result.as_ref().map_or("REFUSED", |(_, outcome)| *outcome);
+        self.metrics.feedback(&application, outcome);
+        result.map(|(response, _)| response)
+    }
+
+    async fn apply(
+        &self,
+        request: v1::ObserveRequest,
+    ) -> Result<(v1::ObserveResponse, &'static str), Status> {
+        let served =
+            self.applications.get(&request.application).map_err(|error| status::of_predict(&error))?;
+        let selector = self
+            .applications
+            .selector(&served)
+            .await
+            .map_err(|error| status::of_predict(&error))?;
+        let target = request.target.ok_or_else(|| {
+            Status::invalid_argument("no target; expected the decision_id of a prediction")
+        })?;
+        let value = request.value.ok_or_else(|| {
+            Status::invalid_argument("no value; expected a label or a reward")
+        })?;
+        let decision_id = match target {
+            observe_request::Target::DecisionId(id) => id,
+            observe_request::Target::Input(_) => {
+                return Err(Status::unimplemented(
+                    "feedback by input is not supported by this version; send the decision_id",
+                ));
+            }
+        };
+        let value = self::value(selector.application(), value)?;
+        // An id that is none is one that nobody gave out.
+        let acknowledgement = match decision_id.parse::<DecisionId>() {
+            Ok(decision_id) => {
+                let feedback = Feedback { decision_id, row: request.row, value };
+                let line = FeedbackLine::new(&feedback);
+                let acknowledgement =
+                    selector.observe(feedback).await.map_err(|error| status::of_observe(&error))?;
+                if matches!(acknowledgement, Acknowledgement::Applied { .. }) {
+                    self.log.append_feedback(line);
+                }
+                acknowledgement
+            }
+            Err(_) => Acknowledgement::Unknown,
+        };
+        let outcome = metrics::outcome_name(&acknowledgement);
+        Ok((response(request.request_id, acknowledgement), outcome))
+    }
+}
+
+fn value(
+    application: &Application,
+    value: observe_request::Value,
+) -> Result<FeedbackValue, Status> {
+    match value {
+        observe_request::Value::Reward(reward) if (0.0..=1.0).contains(&reward) => {
+            Ok(FeedbackValue::Reward(reward))
+        }
+        observe_request::Value::Reward(reward) => Err(Status::invalid_argument(format!(
+            "reward: expected a number in [0, 1], got {reward}"
+        ))),
+        observe_request::Value::Label(mut label) => {
+            if label.name.is_empty() {
+                // There is only one label; nobody has to name it.
+                label.name = "label".into();
+            }
+            let tensor = Tensor::try_from(label)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            combine::labels_from_tensor(application, &tensor)
+                .map(FeedbackValue::Labels)
+                .map_err(|error| Status::invalid_argument(error.to_string()))
+        }
+    }
+}
+
+fn response(request_id: String, acknowledgement: Acknowledgement) -> v1::ObserveResponse {
+    let (outcome, detail) = match acknowledgement {
+        Acknowledgement::Applied { detail, .. } => (v1::FeedbackOutcome::Applied, detail),
+        Acknowledgement::Duplicate => (
+            v1::FeedbackOutcome::Duplicate,
+            "every row had feedback before; the first one holds".to_owned(),
+        ),
+        Acknowledgement::Unknown => (
+            v1::FeedbackOutcome::Unknown,
+            "no such decision of this application is known".to_owned(),
+        ),
+        Acknowledgement::Expired => {
+            (v1::FeedbackOutcome::Expired, "the feedback window has passed".to_owned())
+        }
+    };
+    v1::ObserveResponse { request_id, outcome: outcome.into(), detail, error: None }
+}

@@ -1,0 +1,40 @@
+//! The services of `skysail.v1`.
+
+mod admin;
+mod convert;
+mod feedback;
+mod prediction;
+mod stream;
+
+use std::sync::Arc;
+
+use skysail_cache::Cache;
+use skysail_containers::Models;
+use tokio::sync::watch;
+
+use crate::{applications::Applications, metrics::Metrics, record::DecisionLogFile, state::StateFile};
+
+pub use admin::AdminService;
+pub use feedback::FeedbackService;
+pub use prediction::PredictionService;
+
+/// What the services share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The applications.
+    pub applications: Applications,
+    /// The models.
+    pub models: Models,
+    /// The embedded cache.
+    pub cache: Arc<Cache>,
+    /// Versions that were set.
+    pub state: StateFile,
+    /// The decision log, to which feedback is joined.
+    pub log: Arc<DecisionLogFile>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Messages of one stream that may be under way.
+    pub stream_in_flight: usize,
+    /// True once the server is stopping: streams read no further.
+    pub stopping: watch::Receiver<bool>,
+}
