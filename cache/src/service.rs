@@ -246,3 +246,6 @@ impl fmt::Debug for CacheFuture {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -232,3 +232,6 @@ impl fmt::Debug for EmbeddedCache {
         f.debug_struct("EmbeddedCache").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
