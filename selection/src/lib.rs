@@ -20,7 +20,9 @@
 //! status of a protocol.
 
 pub mod application;
+pub mod combine;
 pub mod label;
+pub mod policy;
 pub mod query;
 pub mod record;
 pub mod store;

@@ -1,0 +1,203 @@
+//! The policies: which arms to ask, how much to trust them, and what feedback teaches.
+//!
+//! Everything here is pure: a policy is a set of parameters, its [`State`] is a value that is
+//! passed in, and the generator comes with the call (docs/adr/0004-policy-trait.md).
+//!
+//! Two probabilities are kept apart. `q` is the probability of an arm being *asked*; the answer
+//! has its own, given who was asked, and that is `p` of a [`RowRecord`](crate::RowRecord). Both
+//! are recorded as they were drawn, and updates use the record's, never fresh ones: recomputing a
+//! propensity when feedback arrives biases the estimate.
+
+mod draw;
+mod exp3;
+mod floor;
+mod hedge;
+mod parameters;
+mod split;
+mod state;
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use rand::Rng;
+
+pub use self::{
+    exp3::Exp3,
+    hedge::Hedge,
+    parameters::PolicyError,
+    split::Static,
+    state::{ArmState, State, StateError},
+};
+use crate::DecisionRecord;
+
+/// One arm as a policy sees it when it selects.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveArm<'a> {
+    /// The arm's string.
+    pub arm: &'a str,
+    /// It may be asked; false: it is masked.
+    pub live: bool,
+    /// Share of the recent times it was asked in which it answered in time, in (0, 1].
+    pub availability: f64,
+}
+
+/// All arms of the application, in its order, the masked ones too.
+pub type ArmSet<'a> = [LiveArm<'a>];
+
+/// What a policy chose. Vectors are by the place in the [`ArmSet`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// The arms to ask. Empty where no arm may be: every one is masked, or the live ones have
+    /// weight 0 (`static`).
+    pub chosen: Vec<usize>,
+    /// The probability of each arm being asked: exactly what was drawn from; 0 if masked.
+    pub q: Vec<f64>,
+    /// How much each arm counts in the combination; sums to 1 over the live arms, 0 if masked.
+    pub weights: Vec<f64>,
+}
+
+/// What is known now of one row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Observation<'a> {
+    /// By the place in the record's arms: the loss in [0, 1]; `None`: it did not answer the row.
+    /// [`Combiner::losses`](crate::combine::Combiner::losses) makes it out of a truth label.
+    Losses(&'a [Option<f64>]),
+    /// Of the answer that was given, in [0, 1].
+    Reward(f64),
+}
+
+/// What every policy does. Plain and synchronous; it has no clock, no I/O and no generator.
+pub trait SelectionPolicy {
+    /// As applications name it.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can learn from a bare reward.
+    fn takes_rewards(&self) -> bool;
+
+    /// The state before anything was observed.
+    fn init(&self) -> State;
+
+    /// The state in which a context begins: what its application has learned, with the evidence
+    /// capped, so that it starts warm and still moves.
+    fn prior(&self, application: &State) -> State;
+
+    /// Draws.
+    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection;
+
+    /// Weights by place, normalised over all of `arms`, masked or not.
+    fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64>;
+
+    /// Learns from one row of a decision. Says whether an arm's state moved: it does not for a
+    /// default, for arms since unlinked, or where no arm answered.
+    fn observe(
+        &self,
+        state: &mut State,
+        record: &DecisionRecord,
+        row: usize,
+        observation: Observation<'_>,
+    ) -> bool;
+}
+
+/// Any policy. Nobody recompiles to change it: an application names it with its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Policy {
+    /// Fixed weights, an A/B split.
+    Static(Static),
+    /// One arm, learned from its own losses alone.
+    Exp3(Exp3),
+    /// All arms, learned from every loss, with fixed share.
+    Hedge(Hedge),
+}
+
+/// Every policy there is, by name.
+pub const KNOWN_POLICIES: [&str; 3] = [Static::NAME, Exp3::NAME, Hedge::NAME];
+
+impl Policy {
+    /// The policy `name` over `arms`, with `parameters` in place of its defaults.
+    ///
+    /// # Errors
+    ///
+    /// No policy has that name, it has no such parameter, or a value is out of its range. Each
+    /// says what was expected.
+    pub fn new(
+        name: &str,
+        parameters: &[(String, f64)],
+        arms: &[Arc<str>],
+    ) -> Result<Self, PolicyError> {
+        match name {
+            Static::NAME => Static::new(parameters, arms).map(Self::Static),
+            Exp3::NAME => Exp3::new(parameters, arms).map(Self::Exp3),
+            Hedge::NAME => Hedge::new(parameters, arms).map(Self::Hedge),
+            _ => Err(PolicyError::UnknownPolicy { name: name.into() }),
+        }
+    }
+
+    fn inner(&self) -> &dyn SelectionPolicy {
+        match self {
+            Self::Static(policy) => policy,
+            Self::Exp3(policy) => policy,
+            Self::Hedge(policy) => policy,
+        }
+    }
+
+    /// The state as bytes, with this policy's name and the format's version.
+    pub fn encode(&self, state: &State) -> Bytes {
+        state.encode(self.name())
+    }
+
+    /// Reads what [`encode`](Self::encode) gave. `None`: another policy wrote it, so this one
+    /// starts anew.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are cut off, or of a format that this build does not know.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Option<State>, StateError> {
+        let (policy, state) = State::decode(bytes)?;
+        Ok((policy == self.name()).then_some(state))
+    }
+}
+
+impl SelectionPolicy for Policy {
+    fn name(&self) -> &'static str {
+        self.inner().name()
+    }
+
+    fn takes_rewards(&self) -> bool {
+        self.inner().takes_rewards()
+    }
+
+    fn init(&self) -> State {
+        self.inner().init()
+    }
+
+    fn prior(&self, application: &State) -> State {
+        self.inner().prior(application)
+    }
+
+    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection {
+        self.inner().select(state, arms, rng)
+    }
+
+    fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64> {
+        self.inner().weights(state, arms)
+    }
+
+    fn observe(
+        &self,
+        state: &mut State,
+        record: &DecisionRecord,
+        row: usize,
+        observation: Observation<'_>,
+    ) -> bool {
+        self.inner().observe(state, record, row, observation)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! One arm, learned from its own losses alone.
+
+use std::sync::Arc;
+
+use rand::Rng;
+
+use super::{
+    ArmSet, Observation, PolicyError, Selection, SelectionPolicy, State,
+    draw::{live, nobody, normalise, one, softmax, spread},
+    floor,
+    parameters::{PRIOR_STRENGTH, Parameter, read},
+    state::{count, scored},
+};
+use crate::DecisionRecord;
+
+/// `exp3`: asks one arm per query and learns from what that arm lost (Auer, Cesa-Bianchi, Freund
+/// and Schapire, "The nonstochastic multiarmed bandit problem", SIAM J. Comput. 32, 2002; in the
+/// loss form of Bubeck and Cesa-Bianchi, 2012, figure 3.1):
+///
+/// `w ← w · exp(−η · l / q)`
+///
+/// and arms are drawn with the weights, a floor under each.
+///
+/// | parameter | range | default | raising it |
+/// |---|---|---|---|
+/// | `eta` | (0, 10] | 0.05 | reacts faster, and is misled by luck more often |
+/// | `floor` | [0, 1] | 0.01 | asks weak arms more: each live one of K at least `floor` / K of the time |
+/// | `prior_strength` | [0, 1e6] | 20 | new contexts trust the application for longer |
+///
+/// The rate is constant, so that updates commute and late feedback needs no special case. 0.05
+/// is the rate of Clipper's failure experiment (NSDI 2017, figure 8), good for some thousand
+/// queries; over a known horizon T, √(2 ln K / (T K)) has the bound √(2 T K ln K).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exp3 {
+    arms: Vec<Arc<str>>,
+    eta: f64,
+    floor: f64,
+    prior_strength: f64,
+}
+
+impl Exp3 {
+    pub(super) const NAME: &str = "exp3";
+
+    pub(super) fn new(
+        parameters: &[(String, f64)],
+        arms: &[Arc<str>],
+    ) -> Result<Self, PolicyError> {
+        let eta = Parameter {
+            name: "eta",
+            default: 0.05,
+            range: "(0, 10]",
+            fits: |value| value > 0.0 && value <= 10.0,
+        };
+        let floor = Parameter {
+            name: "floor",
+            default: 0.01,
+            range: "[0, 1]",
+            fits: |value| (0.0..=1.0).contains(&value),
+        };
+        let [eta, floor, prior_strength] =
+            read(Self::NAME, [eta, floor, PRIOR_STRENGTH], parameters)?;
+        Ok(Self { arms: arms.to_vec(), eta, floor, prior_strength })
+    }
+}
+
+impl SelectionPolicy for Exp3 {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn takes_rewards(&self) -> bool {
+        true
+    }
+
+    fn init(&self) -> State {
+        State::new(&self.arms)
+    }
+
+    fn prior(&self, application: &State) -> State {
+        application.prior(&self.arms, self.eta, self.prior_strength)
+    }
+
+    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection {
+        let live: Vec<usize> = live(arms).collect();
+        if live.is_empty() {
+            return nobody(arms.len());
+        }
+        let mut weights: Vec<f64> =
+            live.iter().map(|place| state.arm(arms[*place].arm).log_weight).collect();
+        softmax(&mut weights);
+        let mut q = weights.clone();
+        // Availability before the floor: an arm that is always late is asked at the floor, so
+        // that its return is noticed; and the recorded q contains it.
+        for (q, place) in q.iter_mut().zip(&live) {
+            *q *= arms[*place].availability.clamp(f64::MIN_POSITIVE, 1.0);
+        }
+        if !normalise(&mut q) {
+            q.fill(1.0 / live.len() as f64);
+        }
+        floor::apply(&mut q, self.floor);
+        let q = spread(&live, &q, arms.len());
+        Selection {
+            chosen: one(&q, rng).into_iter().collect(),
+            weights: spread(&live, &weights, arms.len()),
+            q,
+        }
+    }
+
+    fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64> {
+        let mut weights: Vec<f64> = arms.iter().map(|arm| state.arm(arm.arm).log_weight).collect();
+        softmax(&mut weights);
+        weights
+    }
+
+    fn observe(
+        &self,
+        state: &mut State,
+        record: &DecisionRecord,
+        row: usize,
+        observation: Observation<'_>,
+    ) -> bool {
+        let mut moved = false;
+        for (arm, loss, probability) in scored(record, &self.arms, row, observation) {
+            let arm = state.arm_mut(arm);
+            arm.log_weight -= self.eta * loss / probability;
+            count(arm, loss);
+            moved = true;
+        }
+        if moved {
+            state.rebase(&self.arms);
+        }
+        moved
+    }
+}
