@@ -89,6 +89,13 @@ pub enum ChangeError {
     State(#[from] StateError),
 }
 
+impl Served {
+    /// How long after a decision its feedback counts.
+    pub fn feedback_window(&self) -> std::time::Duration {
+        self.checked.feedback_window
+    }
+}
+
 impl Applications {
     /// Serves what the file declares and what was put earlier; the file wins.
     ///

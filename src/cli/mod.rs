@@ -1,0 +1,67 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+mod admin;
+mod client;
+mod feedback;
+mod predict;
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+pub use client::ServerAddress;
+
+/// Model-selection middleware: one prediction API in front of many machine-learning models.
+#[derive(Debug, Parser)]
+#[command(name = "skysail", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve real models on real images, learn from late labels, and say how it went.
+    Demo(crate::demo::Args),
+    /// Run the server.
+    Serve(serve::Args),
+    /// Ask an application for a prediction.
+    Predict(predict::Args),
+    /// Send a truth label or a reward for a decision.
+    Feedback(feedback::Args),
+    /// Put, show, list and delete applications.
+    App(admin::AppArgs),
+    /// List models and set versions.
+    Model(admin::ModelArgs),
+}
+
+impl Cli {
+    /// Whether the log would stand in the way of what the command shows.
+    pub fn is_quiet(&self) -> bool {
+        !matches!(self.command, Command::Serve(_))
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept it from being done, in words for the person who typed it.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Demo(args) => crate::demo::run(args).await,
+            Command::Serve(args) => serve::run(args).await,
+            Command::Predict(args) => predict::run(args).await,
+            Command::Feedback(args) => feedback::run(args).await,
+            Command::App(args) => admin::app(args).await,
+            Command::Model(args) => admin::model(args).await,
+        }
+    }
+}
+
+/// Writes a line to standard output; a reader that has gone is no error of ours.
+#[macro_export]
+macro_rules! say {
+    ($($part:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout().lock(), $($part)*);
+    }};
+}

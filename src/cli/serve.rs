@@ -1,0 +1,51 @@
+//! `skysail serve`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{config::Config, server::Server};
+
+/// Each flag can stand in the file and in the environment, too; a flag wins over the environment,
+/// and that over the file.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "SKYSAIL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where gRPC listens; port 0 picks a free one [default: 127.0.0.1:7400].
+    #[arg(long, value_name = "HOST:PORT", env = "SKYSAIL_LISTEN")]
+    listen: Option<String>,
+    /// Where HTTP listens; port 0 picks a free one [default: 127.0.0.1:7401].
+    #[arg(long, value_name = "HOST:PORT", env = "SKYSAIL_HTTP")]
+    http: Option<String>,
+    /// Where state and decision records live [default: skysail-data].
+    #[arg(long, value_name = "DIR", env = "SKYSAIL_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// The ONNX Runtime library [default: looked for beside the program and in the system].
+    #[arg(long, value_name = "FILE", env = "SKYSAIL_ONNXRUNTIME")]
+    onnxruntime: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Args) -> anyhow::Result<()> {
+    let mut config = match &args.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default_values(),
+    };
+    config.listen = args.listen.unwrap_or(config.listen);
+    config.http = args.http.unwrap_or(config.http);
+    config.data_dir = args.data_dir.unwrap_or(config.data_dir);
+    config.onnxruntime = args.onnxruntime.or(config.onnxruntime);
+    // Before anything is acknowledged: a signal that comes while it starts ends it in order, too.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let server = Server::start(config).await?;
+    crate::say!("ready grpc={} http={}", server.grpc, server.http);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: finishing what was accepted");
+    server.stop().await
+}

@@ -1,0 +1,256 @@
+//! Starts all of it, and ends it: what was accepted is finished, what was acknowledged is kept.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use skysail_cache::Cache;
+use skysail_containers::{Models, init_onnx_runtime};
+use skysail_proto::pb::{
+    self,
+    v1::{
+        admin_server::AdminServer, feedback_server::FeedbackServer,
+        prediction_server::PredictionServer,
+    },
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tonic::transport::Server as GrpcServer;
+
+use crate::{
+    applications::{Applications, Parts},
+    config::Config,
+    grpc::{AdminService, FeedbackService, PredictionService, Shared},
+    http,
+    metrics::Metrics,
+    record::{self, DecisionLogFile},
+    stack,
+    state::StateFile,
+};
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    stop: watch::Sender<bool>,
+    drain: Duration,
+    grpc_task: JoinHandle<Result<(), tonic::transport::Error>>,
+    http_task: JoinHandle<std::io::Result<()>>,
+    trim_task: JoinHandle<()>,
+    health: tonic_health::server::HealthReporter,
+    models: Models,
+    log: Arc<DecisionLogFile>,
+    state: StateFile,
+}
+
+impl Server {
+    /// Loads models, opens what survives, and listens. Ready when it returns.
+    ///
+    /// # Errors
+    ///
+    /// Something of the configuration cannot be had; the message says what and how to mend it.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        if !config.models.is_empty() {
+            let library = init_onnx_runtime(config.onnxruntime.as_deref())?;
+            tracing::info!(library = %library.display(), "found ONNX Runtime");
+        }
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let state = StateFile::open(&config.data_dir)?;
+        let log = open_log(&config)?;
+        let models = Models::new(Arc::new(metrics.clone()));
+        load_models(&models, &config).await?;
+        for (model, version) in state.versions()? {
+            if let Err(error) = models.set_version(&model, &version) {
+                tracing::warn!(%error, "a version that was set before is not there any more");
+            }
+        }
+        let cache = Arc::new(Cache::new(config.cache_bytes));
+        let parts = Parts {
+            stack: stack::models(&cache, &models),
+            models: models.clone(),
+            store: state.selection_store(),
+            log: Arc::clone(&log) as _,
+            state: state.clone(),
+            metrics: metrics.clone(),
+            seed: config.seed.unwrap_or_else(rand::random),
+            instance: rand::random(),
+        };
+        let applications = Applications::open(parts, &config.applications, &config.source).await?;
+        let trim_task = tokio::spawn(trim(applications.clone(), state.clone(), Arc::clone(&log)));
+
+        let (stop, stopping) = watch::channel(false);
+        let shared = Shared {
+            applications: applications.clone(),
+            models: models.clone(),
+            cache: Arc::clone(&cache),
+            state: state.clone(),
+            log: Arc::clone(&log),
+            metrics: metrics.clone(),
+            stream_in_flight: config.stream_in_flight,
+            stopping: stopping.clone(),
+        };
+        let face = http::Face {
+            registry: Arc::new(Mutex::new(registry)),
+            metrics,
+            applications,
+            models: models.clone(),
+            cache,
+            stopping: stopping.clone(),
+        };
+        let (grpc, grpc_task, health) = serve_grpc(&config, shared, stopping.clone()).await?;
+        let (http, http_task) = serve_http(&config, face, stopping).await?;
+        Ok(Self {
+            grpc,
+            http,
+            stop,
+            drain: config.drain,
+            grpc_task,
+            http_task,
+            trim_task,
+            health,
+            models,
+            log,
+            state,
+        })
+    }
+
+    /// Stops: takes nothing new, finishes what it accepted, writes what it holds.
+    ///
+    /// # Errors
+    ///
+    /// A listener failed, or what was accepted took longer than the drain time.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        for service in SERVICES {
+            self.health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
+        let _ = self.stop.send(true);
+        let drained = tokio::time::timeout(self.drain, async {
+            self.grpc_task.await??;
+            self.http_task.await??;
+            anyhow::Ok(())
+        })
+        .await;
+        self.trim_task.abort();
+        self.models.shutdown().await;
+        // Records before state: a record without its feedback can still get it.
+        self.log.close().await?;
+        self.state.close().await?;
+        drained.with_context(|| {
+            format!("what was accepted was not finished within the drain time of {:?}", self.drain)
+        })?
+    }
+}
+
+const SERVICES: [&str; 4] =
+    ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin"];
+
+fn open_log(config: &Config) -> anyhow::Result<Arc<DecisionLogFile>> {
+    let options = record::Options { sync: config.sync, ..record::Options::default() };
+    let log = DecisionLogFile::open(&config.data_dir.join("decisions"), options)?;
+    Ok(Arc::new(log))
+}
+
+async fn load_models(models: &Models, config: &Config) -> anyhow::Result<()> {
+    for model in &config.models {
+        let id = model.id.clone();
+        let version = models.load(model.clone()).await?;
+        tracing::info!(model = %id, signature = %version.signature, "loaded");
+    }
+    Ok(())
+}
+
+async fn serve_grpc(
+    config: &Config,
+    shared: Shared,
+    stopping: watch::Receiver<bool>,
+) -> anyhow::Result<(
+    SocketAddr,
+    JoinHandle<Result<(), tonic::transport::Error>>,
+    tonic_health::server::HealthReporter,
+)> {
+    let listener = listen(&config.listen, "--listen").await?;
+    let address = listener.local_addr()?;
+    let limit = config.max_message_bytes;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(pb::health::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let router = GrpcServer::builder()
+        // Enough for a stream of images; the defaults make a sender wait for window updates.
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .add_service(
+            PredictionServer::new(PredictionService(shared.clone()))
+                .max_decoding_message_size(limit)
+                .max_encoding_message_size(limit),
+        )
+        .add_service(
+            FeedbackServer::new(FeedbackService(shared.clone())).max_decoding_message_size(limit),
+        )
+        .add_service(AdminServer::new(AdminService(shared)).max_decoding_message_size(limit))
+        .add_service(health_service)
+        .add_service(reflection);
+    // Answers are small and somebody waits for each.
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let task =
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, until_stopped(stopping)));
+    Ok((address, task, health))
+}
+
+async fn serve_http(
+    config: &Config,
+    face: http::Face,
+    stopping: watch::Receiver<bool>,
+) -> anyhow::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
+    let listener = listen(&config.http, "--http").await?;
+    let address = listener.local_addr()?;
+    let serve = axum::serve(listener, http::router(face))
+        .with_graceful_shutdown(until_stopped(stopping));
+    Ok((address, tokio::spawn(serve.into_future())))
+}
+
+async fn listen(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; give another address with {flag} (port 0 picks a free one)")
+    })
+}
+
+fn until_stopped(mut stopping: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
+    async move {
+        // An error means that the server is gone, which is a stop, too.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// Gives back what the feedback windows do not need any more. Ends when the server stops.
+async fn trim(applications: Applications, state: StateFile, log: Arc<DecisionLogFile>) {
+    let mut every = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        every.tick().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut longest = Duration::ZERO;
+        for served in applications.list() {
+            let window = served.feedback_window();
+            longest = longest.max(window);
+            let before = now.saturating_sub(window);
+            let before = u64::try_from(before.as_millis()).unwrap_or_default();
+            if let Err(error) = state.trim_marks(&served.wire.name, before).await {
+                tracing::warn!(application = served.wire.name, %error, "marks are not trimmed");
+            }
+        }
+        log.set_retention(longest);
+    }
+}
