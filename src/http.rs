@@ -27,7 +27,7 @@ pub struct Face {
     /// For batch limits and queues.
     pub models: skysail_containers::Models,
     /// For cache counters.
-    pub cache: Arc<skysail_cache::Cache>,
+    pub cache: skysail_cache::CacheLayer,
     /// True once the server is stopping: it is not ready any more.
     pub stopping: watch::Receiver<bool>,
 }

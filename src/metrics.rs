@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use skysail_containers::{BatchEvent, BatchObserver, DropReason, ReleaseReason};
+use skysail_containers::{BatchObserver, BatchReport, DropReason};
 use skysail_selection::{Acknowledgement, Status};
 
 /// By which door a message came.
@@ -125,17 +125,17 @@ pub struct Metrics {
 pub(crate) struct Sampled {
     batch_limit: Family<ReplicaLabels, Gauge>,
     queue_rows: Family<ReplicaLabels, Gauge>,
-    live_replicas: Family<ReasonlessLabels, Gauge>,
+    live_replicas: Family<VersionLabels, Gauge>,
     weight: Family<ArmLabels, Gauge<f64, AtomicU64>>,
-    cache_hits: Family<TierLabels, Gauge>,
-    cache_misses: Family<TierLabels, Gauge>,
-    cache_joins: Family<TierLabels, Gauge>,
-    cache_evictions: Family<TierLabels, Gauge>,
+    cache_hits: Family<TierLabels, Counter>,
+    cache_misses: Family<TierLabels, Counter>,
+    cache_joins: Family<TierLabels, Counter>,
+    cache_evictions: Family<TierLabels, Counter>,
     cache_bytes: Family<TierLabels, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonlessLabels {
+struct VersionLabels {
     model: String,
     version: String,
 }
@@ -283,36 +283,31 @@ impl ApplicationMetrics {
 }
 
 impl BatchObserver for Metrics {
-    fn batch(&self, event: &BatchEvent<'_>) {
-        let (model, version) = (event.model.name.to_string(), event.model.version.to_string());
+    fn batch(&self, report: &BatchReport<'_>) {
+        let (model, version) = (report.model.name.to_string(), report.model.version.to_string());
         self.batch_rows
             .get_or_create(&ReplicaLabels {
                 model: model.clone(),
                 version: version.clone(),
-                replica: event.replica.to_owned(),
+                replica: report.replica.to_string(),
             })
-            .observe(event.rows as f64);
-        for (stage, took) in [("queue", event.queue), ("compute", event.compute)] {
+            .observe(report.rows as f64);
+        for (stage, took) in [("queue", report.queue_max), ("compute", report.compute)] {
             self.stage_seconds
                 .get_or_create(&StageLabels { model: model.clone(), version: version.clone(), stage })
                 .observe(took.as_secs_f64());
         }
-        let reason = match event.reason {
-            ReleaseReason::Full => "full",
-            ReleaseReason::Idle => "idle",
-            ReleaseReason::Timer => "timer",
-            ReleaseReason::Deadline => "deadline",
-        };
+        let reason = report.release.name();
         self.releases.get_or_create(&ReasonLabels { model, version, reason }).inc();
     }
 
-    fn dropped(&self, model: &skysail_proto::ModelId, reason: DropReason, queries: usize) {
+    fn dropped(&self, model: &skysail_proto::ModelId, reason: DropReason, queries: u64) {
         let labels = ReasonLabels {
             model: model.name.to_string(),
             version: model.version.to_string(),
             reason: reason.name(),
         };
-        self.drops.get_or_create(&labels).inc_by(queries as u64);
+        self.drops.get_or_create(&labels).inc_by(queries);
     }
 }
 
@@ -333,13 +328,13 @@ impl Sampled {
         self.live_replicas.clear();
         for container in containers {
             let labels = ReplicaLabels {
-                model: container.model.name.to_string(),
-                version: container.model.version.to_string(),
-                replica: container.id.to_string(),
+                model: container.model.to_string(),
+                version: container.version.to_string(),
+                replica: container.id.clone(),
             };
             self.batch_limit.get_or_create(&labels).set(container.batch_limit as i64);
             self.queue_rows.get_or_create(&labels).set(container.queue_rows as i64);
-            let live = ReasonlessLabels { model: labels.model, version: labels.version };
+            let live = VersionLabels { model: labels.model, version: labels.version };
             let ready = container.state == skysail_containers::ContainerState::Ready;
             self.live_replicas.get_or_create(&live).inc_by(i64::from(ready));
         }
@@ -350,15 +345,17 @@ impl Sampled {
         self.weight.get_or_create(&labels).set(weight);
     }
 
-    pub(crate) fn cache(&self, stats: &skysail_cache::Stats) {
+    pub(crate) fn cache(&self, stats: &skysail_cache::CacheStats) {
         let tier = TierLabels { tier: "embedded" };
-        let set = |family: &Family<TierLabels, Gauge>, value: u64| {
-            family.get_or_create(&tier).set(i64::try_from(value).unwrap_or(i64::MAX));
+        // They only rise where they are counted, so what is shown only rises, too.
+        let copy = |family: &Family<TierLabels, Counter>, value: u64| {
+            family.get_or_create(&tier).inner().store(value, Ordering::Relaxed);
         };
-        set(&self.cache_hits, stats.hits);
-        set(&self.cache_misses, stats.misses);
-        set(&self.cache_joins, stats.joins);
-        set(&self.cache_evictions, stats.evictions);
-        set(&self.cache_bytes, stats.bytes);
+        copy(&self.cache_hits, stats.hits);
+        copy(&self.cache_misses, stats.misses);
+        copy(&self.cache_joins, stats.joins);
+        copy(&self.cache_evictions, stats.store.evictions);
+        let bytes = i64::try_from(stats.store.bytes).unwrap_or(i64::MAX);
+        self.cache_bytes.get_or_create(&tier).set(bytes);
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use skysail_cache::Cache;
+use skysail_cache::{CacheLayer, EmbeddedCache};
 use skysail_containers::{Models, init_onnx_runtime};
 use skysail_proto::pb::{
     self,
@@ -59,21 +59,24 @@ impl Server {
     /// Something of the configuration cannot be had; the message says what and how to mend it.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         if !config.models.is_empty() {
-            let library = init_onnx_runtime(config.onnxruntime.as_deref())?;
+            let library = init_onnx_runtime(
+                config.onnxruntime.as_deref(),
+                config.ort_dylib_path.as_deref(),
+            )?;
             tracing::info!(library = %library.display(), "found ONNX Runtime");
         }
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let state = StateFile::open(&config.data_dir)?;
         let log = open_log(&config)?;
-        let models = Models::new(Arc::new(metrics.clone()));
+        let models = Models::with_observer(Arc::new(metrics.clone()));
         load_models(&models, &config).await?;
         for (model, version) in state.versions()? {
             if let Err(error) = models.set_version(&model, &version) {
                 tracing::warn!(%error, "a version that was set before is not there any more");
             }
         }
-        let cache = Arc::new(Cache::new(config.cache_bytes));
+        let cache = CacheLayer::new(EmbeddedCache::new(config.cache_bytes));
         let parts = Parts {
             stack: stack::models(&cache, &models),
             models: models.clone(),
@@ -91,7 +94,7 @@ impl Server {
         let shared = Shared {
             applications: applications.clone(),
             models: models.clone(),
-            cache: Arc::clone(&cache),
+            cache: cache.clone(),
             state: state.clone(),
             log: Arc::clone(&log),
             metrics: metrics.clone(),

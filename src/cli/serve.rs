@@ -37,6 +37,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     config.http = args.http.unwrap_or(config.http);
     config.data_dir = args.data_dir.unwrap_or(config.data_dir);
     config.onnxruntime = args.onnxruntime.or(config.onnxruntime);
+    config.ort_dylib_path = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
     // Before anything is acknowledged: a signal that comes while it starts ends it in order, too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

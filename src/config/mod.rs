@@ -40,6 +40,8 @@ pub struct Config {
     pub cache_bytes: u64,
     /// The ONNX Runtime library; `None`: look for it.
     pub onnxruntime: Option<PathBuf>,
+    /// What `ORT_DYLIB_PATH` says, which other programs that use the library read, too.
+    pub ort_dylib_path: Option<PathBuf>,
     /// Models that run in this process.
     pub models: Vec<ModelConfig>,
     /// Applications that this file declares.
@@ -96,6 +98,7 @@ impl Config {
             seed: None,
             cache_bytes: 256 << 20,
             onnxruntime: None,
+            ort_dylib_path: None,
             models: Vec::new(),
             applications: Vec::new(),
             source: "defaults".into(),
@@ -161,6 +164,7 @@ impl Config {
             seed: state.seed,
             cache_bytes: raw.cache.capacity_bytes.unwrap_or(default.cache_bytes),
             onnxruntime: server.onnxruntime.map(|path| folder.join(path)),
+            ort_dylib_path: None,
             models,
             applications,
             source: source.to_owned(),

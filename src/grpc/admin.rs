@@ -1,7 +1,10 @@
 //! `Admin`: applications, versions, and what was learned.
 
 use skysail_containers::{ContainerInfo, ContainerState};
-use skysail_proto::pb::v1::{self, admin_server::Admin};
+use skysail_proto::{
+    ModelId, TensorSpec,
+    pb::v1::{self, admin_server::Admin},
+};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -72,7 +75,7 @@ impl Admin for AdminService {
         if let Err(error) = self.0.state.set_version(&model, &version).await {
             // What is not stored must not hold either: a restart would take it back.
             if let Some(before) = before {
-                let _ = self.0.models.set_version(&model, &before);
+                let _ = self.0.models.set_version(&model, &before.id.version);
             }
             return Err(Status::internal(error.to_string()));
         }
@@ -137,7 +140,8 @@ impl Admin for AdminService {
         request: Request<v1::DropCacheRequest>,
     ) -> Reply<v1::DropCacheResponse> {
         let request = request.get_ref();
-        self.0.cache.drop_model(&request.model, &request.version);
+        let model = ModelId::new(request.model.as_str(), request.version.as_str());
+        self.0.cache.drop_model(&model).await;
         Ok(Response::new(v1::DropCacheResponse {}))
     }
 }
@@ -156,7 +160,6 @@ impl Shared {
     }
 
     fn list_models(&self) -> Vec<v1::Model> {
-        let containers = self.models.containers();
         let models = self.models.list().into_iter();
         models
             .map(|model| v1::Model {
@@ -165,17 +168,19 @@ impl Shared {
                 versions: model
                     .versions
                     .iter()
-                    .map(|version| v1::ModelVersion {
-                        version: version.id.version.as_ref().to_owned(),
-                        inputs: version.signature.inputs.iter().cloned().map(Into::into).collect(),
-                        outputs: version.signature.outputs.iter().cloned().map(Into::into).collect(),
-                        digest: version.digest.as_ref().to_owned(),
-                        cacheable: version.cacheable,
-                        containers: containers
-                            .iter()
-                            .filter(|container| container.model == version.id)
-                            .map(container)
-                            .collect(),
+                    .map(|version| {
+                        let of = &version.model;
+                        let specs = |specs: &[TensorSpec]| {
+                            specs.iter().cloned().map(Into::into).collect()
+                        };
+                        v1::ModelVersion {
+                            version: of.id.version.as_ref().to_owned(),
+                            inputs: specs(&of.signature.inputs),
+                            outputs: specs(&of.signature.outputs),
+                            digest: of.digest.as_ref().to_owned(),
+                            cacheable: of.cacheable,
+                            containers: version.containers.iter().map(container).collect(),
+                        }
                     })
                     .collect(),
             })
@@ -185,11 +190,11 @@ impl Shared {
 
 fn container(info: &ContainerInfo) -> v1::Container {
     v1::Container {
-        container_id: info.id.to_string(),
-        model: info.model.name.as_ref().to_owned(),
-        version: info.model.version.as_ref().to_owned(),
-        address: info.address.to_string(),
-        device: info.device.to_string(),
+        container_id: info.id.clone(),
+        model: info.model.as_ref().to_owned(),
+        version: info.version.as_ref().to_owned(),
+        address: info.address.clone(),
+        device: info.device.clone(),
         state: match info.state {
             ContainerState::Starting => v1::ContainerState::Starting,
             ContainerState::Ready => v1::ContainerState::Ready,
@@ -198,7 +203,7 @@ fn container(info: &ContainerInfo) -> v1::Container {
             _ => v1::ContainerState::Stalled,
         }
         .into(),
-        reason: info.reason.to_string(),
+        reason: info.reason.clone(),
         batch_limit: u32::try_from(info.batch_limit).unwrap_or(u32::MAX),
         in_flight: u32::try_from(info.in_flight).unwrap_or(u32::MAX),
         queue_rows: info.queue_rows as u64,

@@ -8,7 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use skysail_cache::Cache;
+use skysail_cache::CacheLayer;
 use skysail_containers::Models;
 use tokio::sync::watch;
 
@@ -26,7 +26,7 @@ pub struct Shared {
     /// The models.
     pub models: Models,
     /// The embedded cache.
-    pub cache: Arc<Cache>,
+    pub cache: CacheLayer,
     /// Versions that were set.
     pub state: StateFile,
     /// The decision log, to which feedback is joined.

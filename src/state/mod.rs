@@ -1,0 +1,20 @@
+//! What must survive a restart and is changed in place: one transactional file.
+//!
+//! # Layout
+//!
+//! - [`file`]: the file, and the one thread that writes to it in groups
+//! - [`selection`]: selection state and marks, behind `SelectionStore`
+//! - [`applications`]: applications put over the wire, and the current version of each model
+//! - [`key`]: how names become keys
+//!
+//! # What it does not do
+//!
+//! It keeps no decision records; those are appended, never changed ([`record`](crate::record)).
+
+pub mod applications;
+pub mod file;
+pub mod key;
+pub mod selection;
+
+pub use file::{StateError, StateFile, StateStats};
+pub use selection::EmbeddedStore;
