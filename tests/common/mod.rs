@@ -1,0 +1,171 @@
+//! A real server in a process of its own, and clients of it.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process};
+use skysail_proto::pb::v1::{
+    self, admin_client::AdminClient, feedback_client::FeedbackClient, observe_request,
+    prediction_client::PredictionClient,
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::{Child, Command},
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// Two arms over one small model: its two versions are the same build under two names.
+pub const ROOT: &str = r#"
+[[model]]
+name = "a"
+version = "1"
+path = "ROOT/tests/models/root.onnx"
+
+[[model]]
+name = "b"
+version = "1"
+path = "ROOT/tests/models/root.onnx"
+
+[[application]]
+name = "app"
+objective = "2s"
+task = "classification"
+label_output = "label"
+scores_output = "scores"
+links = [{ model = "a" }, { model = "b" }]
+
+[[application]]
+name = "one"
+objective = "2s"
+task = "classification"
+label_output = "label"
+scores_output = "scores"
+policy = { name = "exp3" }
+links = [{ model = "a" }]
+"#;
+
+pub struct Server {
+    child: Child,
+    pub grpc: String,
+    pub http: String,
+    pub channel: Channel,
+}
+
+impl Server {
+    /// Starts it on free ports; `folder` holds its state and outlives it.
+    pub async fn start(config: &str, folder: &Path) -> Self {
+        let path = folder.join("skysail.toml");
+        std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_skysail"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config"])
+            .arg(&path)
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .env("SKYSAIL_LOG", "warn")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.next_line().await.unwrap();
+        let ready = ready.expect(
+            "the server did not start, see above; where ONNX Runtime is missing, run `cargo xtask setup`",
+        );
+        let address = |name: &str| {
+            ready.split(' ').find_map(|word| word.strip_prefix(name)).expect(&ready).to_owned()
+        };
+        let (grpc, http) = (address("grpc="), address("http="));
+        let endpoint = Endpoint::from_shared(format!("http://{grpc}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        Self { child, grpc, http, channel }
+    }
+
+    pub fn prediction(&self) -> PredictionClient<Channel> {
+        PredictionClient::new(self.channel.clone())
+    }
+
+    pub fn feedback(&self) -> FeedbackClient<Channel> {
+        FeedbackClient::new(self.channel.clone())
+    }
+
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel.clone())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
+        kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    /// Kills it at once, as `kill -9` does.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Ends it in order and says whether it ended well.
+    pub async fn stop(mut self) -> bool {
+        self.signal(Signal::TERM);
+        drop(self.channel);
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        ended.expect("it did not end").unwrap().success()
+    }
+
+    /// What `/metrics` says, summed over the lines that begin with `start`.
+    pub async fn metric(&self, start: &str) -> f64 {
+        let text = self.get("/metrics").await;
+        let lines = text.lines().filter(|line| line.starts_with(start));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    pub async fn get(&self, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(&self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+}
+
+pub fn fp32(values: &[f32]) -> Bytes {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+/// A query of `rows` to `app`, under the request id `id`.
+pub fn query(application: &str, id: &str, rows: &[[f32; 2]]) -> v1::PredictRequest {
+    v1::PredictRequest {
+        application: application.into(),
+        request_id: id.into(),
+        inputs: vec![v1::Tensor {
+            name: "x".into(),
+            datatype: "FP32".into(),
+            shape: vec![rows.len() as i64, 2],
+            data: fp32(rows.as_flattened()),
+        }],
+        ..Default::default()
+    }
+}
+
+/// The truth about the rows of a decision.
+pub fn label(application: &str, decision_id: &str, labels: &[i64]) -> v1::ObserveRequest {
+    let data: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+    v1::ObserveRequest {
+        application: application.into(),
+        request_id: decision_id.into(),
+        target: Some(observe_request::Target::DecisionId(decision_id.into())),
+        value: Some(observe_request::Value::Label(v1::Tensor {
+            name: "label".into(),
+            datatype: "INT64".into(),
+            shape: vec![labels.len() as i64],
+            data: data.into(),
+        })),
+        ..Default::default()
+    }
+}
+
+pub fn labels(response: &v1::PredictResponse) -> Vec<i64> {
+    let output = response.outputs.iter().find(|output| output.name == "label").unwrap();
+    output.data.chunks_exact(8).map(|chunk| i64::from_le_bytes(chunk.try_into().unwrap())).collect()
+}
