@@ -1,0 +1,164 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const TARGET: Duration = Duration::from_millis(50);
+
+/// A container under load that fills every batch.
+fn saturate(aimd: &mut Aimd, batches: usize, seconds: impl Fn(usize) -> f64) -> Vec<usize> {
+    (0..batches)
+        .map(|_| {
+            let limit = aimd.limit();
+            let service = Duration::from_secs_f64(seconds(limit));
+            aimd.observe(&BatchSample {
+                rows: limit,
+                limit,
+                limited: true,
+                service,
+                target: TARGET,
+            });
+            aimd.limit()
+        })
+        .collect()
+}
+
+fn line(alpha: f64, beta: f64) -> impl Fn(usize) -> f64 {
+    move |rows| alpha * rows as f64 + beta
+}
+
+fn best(alpha: f64, beta: f64) -> f64 {
+    (TARGET.as_secs_f64() - beta) / alpha
+}
+
+/// Slower per row from 256 rows on: 154 K rows per second there, 112 K at 1,024.
+fn forest(rows: usize) -> f64 {
+    let rows = rows as f64;
+    let rate =
+        if rows <= 256.0 { 90e3 + 8e3 * rows.log2() } else { 154e3 - 21e3 * (rows / 256.0).log2() };
+    rows / rate
+}
+
+#[test]
+fn it_finds_the_largest_batch_in_time_and_stays_there() {
+    for (alpha, beta) in [(500e-6, 5e-3), (12.5e-6, 1e-3), (350e-6, 1e-4), (2e-3, 10e-3)] {
+        let mut aimd = Aimd::new(4_096);
+        saturate(&mut aimd, 400, line(alpha, beta));
+        let tail = saturate(&mut aimd, 200, line(alpha, beta));
+        let want = best(alpha, beta).min(4_096.0);
+        let mean = tail.iter().sum::<usize>() as f64 / tail.len() as f64;
+        assert!(
+            mean > 0.88 * want && mean < 1.03 * want,
+            "alpha {alpha} beta {beta}: mean limit {mean}, the largest in time is {want}"
+        );
+    }
+}
+
+#[test]
+fn it_doubles_from_cold() {
+    let mut aimd = Aimd::new(4_096);
+    let limits = saturate(&mut aimd, 12, line(12.5e-6, 1e-3));
+    assert_eq!(limits[..11], [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048]);
+}
+
+#[test]
+fn slow_start_ends_with_the_largest_limit_that_was_in_time() {
+    let mut aimd = Aimd::new(4_096);
+    let limits = saturate(&mut aimd, 9, line(500e-6, 5e-3));
+    // 128 rows take 69 ms: late twice, back to 64.
+    assert_eq!(limits, [2, 4, 8, 16, 32, 64, 128, 128, 64]);
+}
+
+#[test]
+fn it_follows_a_container_that_changes_its_speed() {
+    let mut aimd = Aimd::new(4_096);
+    saturate(&mut aimd, 300, line(500e-6, 5e-3));
+    saturate(&mut aimd, 40, line(2_000e-6, 5e-3));
+    let slow = aimd.limit() as f64;
+    assert!(slow <= 1.03 * best(2_000e-6, 5e-3), "{slow}");
+    saturate(&mut aimd, 400, line(100e-6, 5e-3));
+    let fast = aimd.limit() as f64;
+    assert!(fast > 0.85 * best(100e-6, 5e-3), "{fast}");
+}
+
+#[test]
+fn it_stops_where_a_larger_batch_is_slower() {
+    let mut aimd = Aimd::new(4_096);
+    saturate(&mut aimd, 60, forest);
+    let tail = saturate(&mut aimd, 1_000, forest);
+    let mean = tail.iter().map(|rows| *rows as f64 / forest(*rows)).sum::<f64>() / 1_000.0;
+    assert!(mean > 0.9 * 154e3, "{mean} rows per second at limits {:?}", &tail[..20]);
+}
+
+#[test]
+fn an_objective_below_the_floor_ends_at_one_row() {
+    let mut aimd = Aimd::new(64);
+    let limits = saturate(&mut aimd, 50, |_| 0.2);
+    assert!(limits.iter().all(|limit| *limit == 1));
+}
+
+#[test]
+fn one_hiccup_in_slow_start_costs_nothing() {
+    let mut aimd = Aimd::new(64);
+    saturate(&mut aimd, 3, line(1e-6, 1e-3));
+    saturate(&mut aimd, 1, |_| 0.2);
+    assert_eq!(aimd.limit(), 8);
+    saturate(&mut aimd, 1, line(1e-6, 1e-3));
+    assert_eq!(aimd.limit(), 16);
+}
+
+#[test]
+fn a_query_larger_than_the_limit_never_lowers_it() {
+    let mut aimd = Aimd::new(64);
+    saturate(&mut aimd, 4, line(1e-6, 1e-3));
+    for _ in 0..10 {
+        let service = Duration::from_secs(1);
+        let limit = aimd.limit();
+        aimd.observe(&BatchSample { rows: 500, limit, limited: false, service, target: TARGET });
+    }
+    assert_eq!(aimd.limit(), 16);
+}
+
+proptest! {
+    #[test]
+    fn the_limit_stays_in_bounds(
+        max in 1_usize..5_000,
+        samples in proptest::collection::vec((1_usize..6_000, any::<bool>(), 0_u64..200), 0..300),
+    ) {
+        let mut aimd = Aimd::new(max);
+        for (rows, limited, ms) in samples {
+            let limit = aimd.limit();
+            aimd.observe(&BatchSample {
+                rows,
+                limit,
+                limited,
+                service: Duration::from_millis(ms),
+                target: TARGET,
+            });
+            prop_assert!((1..=max).contains(&aimd.limit()));
+        }
+    }
+
+    #[test]
+    fn light_load_never_moves_it(
+        warm in 0_usize..200,
+        samples in proptest::collection::vec((0.0_f64..0.49, 0_u64..200), 1..300),
+    ) {
+        let mut aimd = Aimd::new(4_096);
+        saturate(&mut aimd, warm, line(500e-6, 5e-3));
+        let before = aimd.limit();
+        for (share, ms) in samples {
+            let rows = (share * before as f64) as usize;
+            if rows == 0 {
+                continue;
+            }
+            aimd.observe(&BatchSample {
+                rows,
+                limit: before,
+                limited: false,
+                service: Duration::from_millis(ms),
+                target: TARGET,
+            });
+        }
+        prop_assert_eq!(aimd.limit(), before);
+    }
+}

@@ -1,0 +1,178 @@
+//! How long a batch of so many rows takes, learned while it runs.
+
+use std::time::{Duration, Instant};
+
+/// An online estimate of a replica's service time by rows.
+///
+/// Batches are sorted into octaves of rows; each keeps an exponential average of time and of rows,
+/// and between octaves the estimate is a straight line. Two constants (α·n + β) would do for most
+/// models, but not for those that get slower in larger batches. Octaves that were not seen of late
+/// follow the ones that were, so that a container that changes its speed is believed at all sizes.
+///
+/// Past the largest octave the line goes on. With one octave alone the slope is not known and
+/// counts as zero: nobody is refused on a guess.
+///
+/// An estimate that nothing has confirmed for [`LatencyProfile::FRESH`] is halved each further
+/// such time. Else one outlier could have every query predicted late, so that none ran and nothing
+/// corrected it.
+#[derive(Clone, Debug, Default)]
+pub struct LatencyProfile {
+    octaves: [Option<Octave>; OCTAVES],
+    batches: u64,
+    last: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Octave {
+    rows: f64,
+    seconds: f64,
+    /// The batch, counted over all octaves, that it last saw.
+    seen: u64,
+    /// What all octaves took then; zero where nothing was known.
+    beside: [f64; OCTAVES],
+}
+
+/// The last one holds all that is larger.
+const OCTAVES: usize = 16;
+/// Weight of a new batch in its octave. Larger follows faster and is noisier.
+const WEIGHT: f64 = 0.2;
+/// An octave that saw none of so many batches follows the others.
+const FORGOTTEN: u64 = 32;
+
+impl LatencyProfile {
+    /// How long an estimate stands without a batch.
+    pub const FRESH: Duration = Duration::from_secs(1);
+
+    /// Learns that a batch of `rows` took `service`.
+    pub fn observe(&mut self, rows: usize, service: Duration, now: Instant) {
+        let rows = rows.max(1);
+        let index = (rows.ilog2() as usize).min(OCTAVES - 1);
+        let (rows, seconds) = (rows as f64, service.as_secs_f64().max(1e-9));
+        self.last = Some(now);
+        let before = self.octaves.get(index).copied().flatten();
+        let before = before.map_or((rows, seconds), |o| (o.rows, self.seconds(&o)));
+        self.batches += 1;
+        let after = Octave {
+            rows: before.0 + WEIGHT * (rows - before.0),
+            seconds: before.1 + WEIGHT * (seconds - before.1),
+            seen: self.batches,
+            beside: self.octaves.map(|octave| octave.map_or(0.0, |o| self.seconds(&o))),
+        };
+        if let Some(slot) = self.octaves.get_mut(index) {
+            *slot = Some(after);
+        }
+    }
+
+    fn is_forgotten(&self, octave: &Octave) -> bool {
+        octave.seen + FORGOTTEN < self.batches
+    }
+
+    /// What batches of the octave take now: as measured, or, where it is forgotten, times the
+    /// change of those in use since it was measured (their geometric mean).
+    fn seconds(&self, octave: &Octave) -> f64 {
+        if !self.is_forgotten(octave) {
+            return octave.seconds;
+        }
+        let (mut change, mut count) = (0.0, 0.0);
+        for (other, then) in self.octaves.iter().zip(octave.beside) {
+            if let Some(other) = other.as_ref().filter(|o| then > 0.0 && !self.is_forgotten(o)) {
+                change += (other.seconds / then).ln();
+                count += 1.0;
+            }
+        }
+        if count > 0.0 { octave.seconds * f64::exp(change / count) } else { octave.seconds }
+    }
+
+    /// What a batch of `rows` is expected to take; zero as long as nothing was seen.
+    pub fn predict(&self, rows: usize, now: Instant) -> Duration {
+        let Some(seconds) = self.at(rows) else { return Duration::ZERO };
+        let age = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let halvings = (age.as_secs_f64() / Self::FRESH.as_secs_f64() - 1.0).clamp(0.0, 64.0);
+        Duration::from_secs_f64(seconds * (-halvings).exp2())
+    }
+
+    fn at(&self, rows: usize) -> Option<f64> {
+        let rows = rows.max(1) as f64;
+        let points = self.octaves.iter().flatten().map(|o| (o.rows, self.seconds(o)));
+        let (mut below, mut before) = (None, None);
+        for point in points {
+            if point.0 >= rows {
+                // Under the smallest seen: it can take no longer than that.
+                return Some(below.map_or(point.1, |below| line(below, point, rows)));
+            }
+            before = below;
+            below = Some(point);
+        }
+        let last = below?;
+        Some(before.map_or(last.1, |before| line(before, last, rows).max(last.1)))
+    }
+}
+
+fn line(a: (f64, f64), b: (f64, f64), rows: f64) -> f64 {
+    let width = b.0 - a.0;
+    if width < f64::EPSILON {
+        return b.1;
+    }
+    a.1 + (b.1 - a.1) * (rows - a.0) / width
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn micros(us: f64) -> Duration {
+        Duration::from_secs_f64(us / 1e6)
+    }
+
+    #[test]
+    fn nothing_is_known_at_first_and_one_point_has_no_slope() {
+        let now = Instant::now();
+        let mut profile = LatencyProfile::default();
+        assert_eq!(profile.predict(7, now), Duration::ZERO);
+        profile.observe(4, micros(500.0), now);
+        assert_eq!(profile.predict(1, now), micros(500.0));
+        assert_eq!(profile.predict(400, now), micros(500.0));
+    }
+
+    #[test]
+    fn a_straight_line_is_found() {
+        let now = Instant::now();
+        let mut profile = LatencyProfile::default();
+        for _ in 0..30 {
+            for rows in [1, 3, 8, 20, 60, 100] {
+                profile.observe(rows, micros(5_000.0 + 500.0 * rows as f64), now);
+            }
+        }
+        for rows in [2, 5, 10, 33, 80, 150] {
+            let want = 5_000.0 + 500.0 * rows as f64;
+            let got = profile.predict(rows, now).as_secs_f64() * 1e6;
+            assert!((got / want - 1.0).abs() < 0.05, "{rows} rows: {got} for {want}");
+        }
+    }
+
+    #[test]
+    fn sizes_not_seen_follow_a_change_of_speed() {
+        let now = Instant::now();
+        let mut profile = LatencyProfile::default();
+        for _ in 0..40 {
+            for rows in [1, 2, 4, 8, 16, 32, 64] {
+                profile.observe(rows, micros(100.0 * rows as f64), now);
+            }
+        }
+        for _ in 0..100 {
+            profile.observe(4, micros(1_200.0), now);
+        }
+        let got = profile.predict(64, now).as_secs_f64() * 1e6;
+        assert!((9_000.0..40_000.0).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn what_nothing_confirms_is_believed_less_and_less() {
+        let now = Instant::now();
+        let mut profile = LatencyProfile::default();
+        profile.observe(1, Duration::from_secs(2), now);
+        assert_eq!(profile.predict(1, now + Duration::from_secs(1)), Duration::from_secs(2));
+        let later = profile.predict(1, now + Duration::from_secs(5));
+        assert_eq!(later, Duration::from_millis(125));
+    }
+}
