@@ -8,7 +8,7 @@ use skysail_proto::{
     DataType, Inputs, ModelId, ModelVersion, Signature, Tensor, call::call_identity,
     error::LateReason,
 };
-use tokio::time::Instant as TokioInstant;
+use tokio::{task::JoinHandle, time::Instant as TokioInstant};
 use tower::{BoxError, Layer, util::MapErr};
 use tower_test::mock::{self, Handle, Mock, SendResponse};
 
@@ -66,6 +66,13 @@ async fn settle() {
     for _ in 0..16 {
         tokio::task::yield_now().await;
     }
+}
+
+/// What a caller got. A caller that would wait for ever fails the test: the stopped clock jumps
+/// ahead once nothing else can run.
+async fn ended(caller: JoinHandle<ModelResult>) -> ModelResult {
+    let joined = tokio::time::timeout(Duration::from_secs(3600), caller).await;
+    joined.expect("the caller is answered").expect("no panic")
 }
 
 fn model(version: &str, cacheable: bool) -> Arc<ModelVersion> {
@@ -140,7 +147,7 @@ async fn a_hit_is_the_first_answer_byte_for_byte_and_asks_nobody() {
     let (asked, respond) = rig.arrived().await;
     assert_eq!(asked.inputs.tensors()[0].data()[..], [1; 4]);
     respond.send_response(reply(7));
-    let first = first.await.expect("no panic").expect("an answer");
+    let first = ended(first).await.expect("an answer");
     assert!(!first.cached);
     assert_eq!((first.batch_rows, first.compute), (8, Duration::from_millis(2)));
 
@@ -159,7 +166,7 @@ async fn a_hit_does_not_wait_for_busy_models() {
     let mut rig = rig();
     let first = tokio::spawn(rig.ask(call(1, 50)));
     rig.arrived().await.1.send_response(reply(7));
-    first.await.expect("no panic").expect("an answer");
+    ended(first).await.expect("an answer");
 
     rig.models.allow(0);
     let mut context = Context::from_waker(Waker::noop());
@@ -170,7 +177,7 @@ async fn a_hit_does_not_wait_for_busy_models() {
     assert!(!miss.is_finished(), "a miss waits until the models are ready");
     rig.models.allow(1);
     rig.arrived().await.1.send_response(reply(8));
-    assert_eq!(value(miss.await.expect("no panic")), 8);
+    assert_eq!(value(ended(miss).await), 8);
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,14 +186,14 @@ async fn applications_of_different_patience_share_entries() {
     let aged = |seconds| ModelCall { max_age: Some(Duration::from_secs(seconds)), ..call(1, 50) };
     let first = tokio::spawn(rig.ask(aged(10)));
     rig.arrived().await.1.send_response(reply(7));
-    first.await.expect("no panic").expect("an answer");
+    ended(first).await.expect("an answer");
 
     tokio::time::advance(Duration::from_secs(30)).await;
     let patient = rig.ask(aged(60)).now_or_never().expect("at once");
     assert_eq!(value(patient), 7);
     let strict = tokio::spawn(rig.ask(aged(10)));
     rig.arrived().await.1.send_response(reply(9));
-    assert_eq!(value(strict.await.expect("no panic")), 9);
+    assert_eq!(value(ended(strict).await), 9);
     let patient = rig.ask(aged(60)).now_or_never().expect("at once");
     assert_eq!(value(patient), 9, "the younger answer has replaced the older");
     assert_eq!(rig.stats().store.entries, 1);
@@ -208,8 +215,8 @@ async fn who_wants_no_cache_shares_nothing() {
             assert!(asked.waiters.is_none(), "{why}");
             respond.send_response(reply(answer));
         }
-        assert_eq!(value(one.await.expect("no panic")), 3, "{why}");
-        assert_eq!(value(two.await.expect("no panic")), 4, "{why}");
+        assert_eq!(value(ended(one).await), 3, "{why}");
+        assert_eq!(value(ended(two).await), 4, "{why}");
         let stats = rig.stats();
         assert_eq!((stats.bypassed, stats.store.insertions, stats.joins), (2, 0, 0), "{why}");
     }
@@ -224,8 +231,8 @@ async fn models_and_versions_never_share() {
         let (asked, respond) = rig.arrived().await;
         respond.send_response(reply(if &*asked.model.id.version == "1" { 1 } else { 2 }));
     }
-    assert_eq!(value(one.await.expect("no panic")), 1);
-    assert_eq!(value(two.await.expect("no panic")), 2);
+    assert_eq!(value(ended(one).await), 1);
+    assert_eq!(value(ended(two).await), 2);
 }
 
 // ===== one flight for equal misses =====
@@ -324,7 +331,7 @@ async fn a_flight_that_all_have_left_takes_new_callers() {
     settle().await;
     assert_eq!(waiters.count(), 1);
     respond.send_response(reply(7));
-    assert_eq!(value(late_comer.await.expect("no panic")), 7);
+    assert_eq!(value(ended(late_comer).await), 7);
 }
 
 // ===== failures =====
@@ -335,12 +342,12 @@ async fn the_containers_failure_is_shared_and_not_kept() {
     let callers = [rig.ask(call(1, 50)), rig.ask(call(1, 90))].map(tokio::spawn);
     rig.arrived().await.1.send_error(container_failed());
     for caller in callers {
-        assert_eq!(caller.await.expect("no panic").err(), Some(container_failed()));
+        assert_eq!(ended(caller).await.err(), Some(container_failed()));
     }
     assert_eq!((rig.stats().again, rig.stats().store.entries), (0, 0));
     let next = tokio::spawn(rig.ask(call(1, 50)));
     rig.arrived().await.1.send_response(reply(7));
-    assert_eq!(value(next.await.expect("no panic")), 7);
+    assert_eq!(value(ended(next).await), 7);
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,13 +358,13 @@ async fn refusal_and_drop_end_only_those_due_no_later() {
         let again = [rig.ask(call(1, 90)), rig.ask(call(1, 95))].map(tokio::spawn);
         rig.arrived().await.1.send_error(error.clone());
         for caller in ended {
-            assert_eq!(caller.await.expect("no panic").err(), Some(error.clone()));
+            assert_eq!(ended(caller).await.err(), Some(error.clone()));
         }
         let (asked, respond) = rig.arrived().await;
         assert_eq!(asked.waiters.expect("waiters").count(), 2, "they queue again as one");
         respond.send_response(reply(7));
         for caller in again {
-            assert_eq!(value(caller.await.expect("no panic")), 7);
+            assert_eq!(value(ended(caller).await), 7);
         }
         assert_eq!((rig.stats().again, rig.stats().in_flight), (2, 0));
     }
@@ -368,7 +375,7 @@ async fn a_lone_caller_that_is_refused_is_refused() {
     let mut rig = rig();
     let caller = tokio::spawn(rig.ask(call(1, 50)));
     rig.arrived().await.1.send_error(overloaded());
-    assert_eq!(caller.await.expect("no panic").err(), Some(overloaded()));
+    assert_eq!(ended(caller).await.err(), Some(overloaded()));
     rig.nothing_arrived().await;
 }
 
@@ -379,9 +386,9 @@ async fn after_a_lost_replica_those_with_time_left_try_once_more() {
     let (_, respond) = rig.arrived().await;
     tokio::time::advance(Duration::from_millis(60)).await;
     respond.send_error(replica_lost());
-    assert_eq!(short.await.expect("no panic").err(), Some(replica_lost()), "its time is over");
+    assert_eq!(ended(short).await.err(), Some(replica_lost()), "its time is over");
     rig.arrived().await.1.send_error(replica_lost());
-    assert_eq!(long.await.expect("no panic").err(), Some(replica_lost()), "once only");
+    assert_eq!(ended(long).await.err(), Some(replica_lost()), "once only");
     rig.nothing_arrived().await;
     assert_eq!(rig.stats().in_flight, 0);
 }
@@ -395,7 +402,7 @@ async fn who_joins_while_the_queue_gives_the_call_up_is_served_all_the_same() {
     settle().await;
     respond.send_error(PredictError::Cancelled);
     rig.arrived().await.1.send_response(reply(7));
-    assert_eq!(value(joiner.await.expect("no panic")), 7);
+    assert_eq!(value(ended(joiner).await), 7);
 }
 
 #[tokio::test]
@@ -429,7 +436,7 @@ async fn nothing_from_before_a_drop_is_given_out_after_it() {
     let mut rig = rig();
     let kept = tokio::spawn(rig.ask(call(1, 50)));
     rig.arrived().await.1.send_response(reply(1));
-    kept.await.expect("no panic").expect("an answer");
+    ended(kept).await.expect("an answer");
     let before = tokio::spawn(rig.ask(call(2, 50)));
     let (_, respond_before) = rig.arrived().await;
 
@@ -437,14 +444,15 @@ async fn nothing_from_before_a_drop_is_given_out_after_it() {
     let after = tokio::spawn(rig.ask(call(2, 50)));
     let (_, respond_after) = rig.arrived().await;
     respond_before.send_response(reply(2));
-    assert_eq!(value(before.await.expect("no panic")), 2, "who asked before gets what it asked");
+    assert_eq!(value(ended(before).await), 2, "who asked before gets what it asked");
     assert_eq!(rig.stats().store.entries, 0, "but it is not kept");
+    assert_eq!(rig.stats().in_flight, 1, "and its end is not that of the later flight");
     respond_after.send_response(reply(3));
-    assert_eq!(value(after.await.expect("no panic")), 3);
+    assert_eq!(value(ended(after).await), 3);
     assert_eq!(value(rig.ask(call(2, 50)).now_or_never().expect("kept")), 3);
     let again = tokio::spawn(rig.ask(call(1, 50)));
     rig.arrived().await.1.send_response(reply(4));
-    assert_eq!(value(again.await.expect("no panic")), 4);
+    assert_eq!(value(ended(again).await), 4);
     assert_eq!(rig.stats().in_flight, 0);
 }
 
@@ -490,7 +498,7 @@ async fn a_slower_tier_is_asked_once_and_before_the_model() {
     let callers = [rig.ask(call(1, 50)), rig.ask(call(1, 90))].map(tokio::spawn);
     tokio::time::advance(Duration::from_millis(3)).await;
     for caller in callers {
-        let got = caller.await.expect("no panic").expect("an answer");
+        let got = ended(caller).await.expect("an answer");
         assert!(got.cached);
         assert_eq!(value(Ok(got)), 5);
     }
@@ -503,8 +511,8 @@ async fn a_slower_tier_is_asked_once_and_before_the_model() {
     let strict = tokio::spawn(rig.ask(strict));
     tokio::time::advance(Duration::from_millis(3)).await;
     rig.arrived().await.1.send_response(reply(6));
-    assert_eq!(value(strict.await.expect("no panic")), 6);
-    assert_eq!(value(patient.await.expect("no panic")), 5);
+    assert_eq!(value(ended(strict).await), 6);
+    assert_eq!(value(ended(patient).await), 5);
     assert_eq!(rig.stats().in_flight, 0);
 }
 
