@@ -22,13 +22,19 @@
 pub mod application;
 pub mod combine;
 pub mod label;
+pub mod observe;
 pub mod policy;
 pub mod query;
 pub mod record;
+pub mod service;
 pub mod store;
 
 pub use application::{Application, Arm, Loss, Task};
 pub use label::Label;
-pub use query::{Contribution, Feedback, Outcome, Prediction, Query, RowStatus, Status};
+pub use query::{
+    Acknowledgement, Contribution, Feedback, FeedbackValue, Outcome, Prediction, Query, RowStatus,
+    Status,
+};
 pub use record::{ArmRecord, DecisionId, DecisionRecord, RowRecord};
+pub use service::Selector;
 pub use store::{DecisionLog, ModelDirectory, SelectionStore};

@@ -1,5 +1,7 @@
 //! The seams to what survives a restart, and to the models.
 
+pub mod memory;
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use bytes::Bytes;
@@ -75,16 +77,22 @@ pub trait SelectionStore: Send + Sync + fmt::Debug {
     fn load(&self, key: StateKey) -> BoxFuture<Result<Option<Stored>, StoreError>>;
 
     /// For each mark the id of the commit that set it, if it is set.
-    fn marked(&self, key: StateKey, marks: Vec<Mark>)
-    -> BoxFuture<Result<Vec<Option<u128>>, StoreError>>;
+    fn marked(
+        &self,
+        key: StateKey,
+        marks: Vec<Mark>,
+    ) -> BoxFuture<Result<Vec<Option<u128>>, StoreError>>;
 
     /// Sets state and marks, if the version is still `expected` and no mark is set.
     fn commit(&self, commit: Commit) -> BoxFuture<Result<CommitOutcome, StoreError>>;
 
     /// Forgets the state of one context, or of the application and all its contexts (`None`).
     /// Marks stay. Versions go on from where they were.
-    fn reset(&self, application: Arc<str>, context: Option<Arc<str>>)
-    -> BoxFuture<Result<(), StoreError>>;
+    fn reset(
+        &self,
+        application: Arc<str>,
+        context: Option<Arc<str>>,
+    ) -> BoxFuture<Result<(), StoreError>>;
 }
 
 /// Keeps decision records: written behind the answer, found by feedback.

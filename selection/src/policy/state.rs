@@ -89,6 +89,11 @@ impl State {
         Self { arms: self.arms.iter().map(begin).collect() }
     }
 
+    /// Forgets an arm, which then begins anew.
+    pub fn forget(&mut self, arm: &str) {
+        self.arms.retain(|(known, _)| **known != *arm);
+    }
+
     fn place(&self, arm: &str) -> Result<usize, usize> {
         self.arms.binary_search_by(|(known, _)| (**known).cmp(arm))
     }

@@ -1,0 +1,234 @@
+//! Applies feedback in grouped compare-and-swap.
+//!
+//! What comes in for one application or context goes through one queue. A task takes what has
+//! gathered there, applies it to the latest state and commits state and marks together; on a
+//! conflict it loads and applies again. So no update is lost, none is applied twice, and a busy
+//! application costs a commit per group and not per row.
+//!
+//! Feedback for a context goes to the context's state first and then to its application's, each
+//! with marks of its own. A retry after a crash between the two completes the second.
+
+mod applier;
+mod group;
+
+use std::{collections::HashSet, sync::Arc};
+
+pub(crate) use self::applier::Appliers;
+use self::applier::{Job, Settled, Told};
+use crate::{
+    DecisionRecord, Feedback, Label, Task,
+    policy::{KNOWN_POLICIES, Policy, SelectionPolicy},
+    query::{Acknowledgement, FeedbackValue},
+    service::{Shared, Slot, now_ms, place},
+    store::StoreError,
+};
+
+/// Why feedback was not taken. Nothing of it was acknowledged.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObserveError {
+    /// It is wrong in a way that repeating it does not mend.
+    #[error("{0}")]
+    InvalidArgument(Arc<str>),
+    /// The policy cannot learn from this kind.
+    #[error("{0}")]
+    FailedPrecondition(Arc<str>),
+    /// The record could not be read or the state not be committed. It may be sent again.
+    #[error("{0}")]
+    Store(Arc<str>),
+}
+
+impl From<StoreError> for ObserveError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string().into())
+    }
+}
+
+/// What each row of feedback came to, over context and application.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Rows that were marked now, in at least one of the two.
+    applied: HashSet<u32>,
+    /// Rows of which an arm's state moved.
+    moved: HashSet<u32>,
+}
+
+/// In the order of interface.md: value well formed, decision known, window, policy takes this
+/// kind, mark.
+pub(crate) async fn observe(
+    shared: &Arc<Shared>,
+    feedback: Feedback,
+) -> Result<Acknowledgement, ObserveError> {
+    well_formed(shared, &feedback.value)?;
+    let Some(record) = known(shared, &feedback).await? else {
+        return Ok(Acknowledgement::Unknown);
+    };
+    let window = u64::try_from(shared.application.feedback_window.as_millis()).unwrap_or(u64::MAX);
+    if now_ms().saturating_sub(record.time_ms) > window {
+        return Ok(Acknowledgement::Expired);
+    }
+    let rows = rows(&feedback, &record)?;
+    takes(shared, &feedback.value)?;
+    let current = *record.policy == *shared.policy.name();
+    let told: Arc<[Told]> = if current {
+        rows.iter()
+            .map(|(row, label)| told(shared, &feedback.value, &record, *row, *label))
+            .collect()
+    } else {
+        rows.iter().map(|(row, _)| Told::Nothing { row: *row }).collect()
+    };
+    let mut tally = Tally::default();
+    if !record.context.is_empty() {
+        let slot = shared.states.slot(&record.context);
+        tally.add(&told, settle(shared, slot, &record, &told).await?);
+    }
+    tally.add(&told, settle(shared, Arc::clone(shared.states.own()), &record, &told).await?);
+    Ok(tally.acknowledge(shared, &record, told.len(), current))
+}
+
+fn well_formed(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
+    match value {
+        FeedbackValue::Reward(reward) if !(0.0..=1.0).contains(reward) => {
+            let error = format!("reward: expected a number in [0, 1], got {reward}");
+            Err(ObserveError::InvalidArgument(error.into()))
+        }
+        FeedbackValue::Labels(_) if shared.application.task == Task::Opaque => {
+            let error = format!(
+                "application '{}' is opaque: there is nothing to compare a label with; send a reward",
+                shared.application.name
+            );
+            Err(ObserveError::InvalidArgument(error.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The record of the decision, if it is one of this application.
+async fn known(
+    shared: &Shared,
+    feedback: &Feedback,
+) -> Result<Option<Arc<DecisionRecord>>, StoreError> {
+    let name = &shared.application.name;
+    let record = shared.log.find(feedback.decision_id).await?;
+    // The place is in the id: one that was made up, or of another application, does not fit.
+    Ok(record.filter(|record| {
+        record.application == *name && place(name, &record.context) == feedback.decision_id.place()
+    }))
+}
+
+/// Each row that is meant, with its label where there are labels.
+fn rows<'a>(
+    feedback: &'a Feedback,
+    record: &DecisionRecord,
+) -> Result<Vec<(u32, Option<&'a Label>)>, ObserveError> {
+    let all = record.answer.len();
+    let invalid = |error: String| Err(ObserveError::InvalidArgument(error.into()));
+    let expected = match feedback.row {
+        Some(row) if row as usize >= all => {
+            return invalid(format!(
+                "row: expected one below {all}, the rows of the decision, got {row}"
+            ));
+        }
+        Some(_) => 1,
+        None => all,
+    };
+    let first = feedback.row.unwrap_or(0);
+    let numbers = (first..).take(expected);
+    match &feedback.value {
+        FeedbackValue::Labels(labels) if labels.len() != expected => {
+            let rows = if feedback.row.is_some() { "the row" } else { "each row of the decision" };
+            invalid(format!("label: expected {expected}, one for {rows}, got {}", labels.len()))
+        }
+        FeedbackValue::Labels(labels) => Ok(numbers.zip(labels.iter().map(Some)).collect()),
+        FeedbackValue::Reward(_) => Ok(numbers.map(|row| (row, None)).collect()),
+    }
+}
+
+fn takes(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
+    if matches!(value, FeedbackValue::Labels(_)) || shared.policy.takes_rewards() {
+        return Ok(());
+    }
+    let takes =
+        |name: &&str| Policy::new(name, &[], &[]).is_ok_and(|policy| policy.takes_rewards());
+    let able: Vec<_> = KNOWN_POLICIES.into_iter().filter(takes).collect();
+    let error = format!(
+        "policy '{}' of application '{}' cannot learn from a reward; send a label, or use a policy \
+         that can: {}",
+        shared.policy,
+        shared.application.name,
+        able.join(", ")
+    );
+    Err(ObserveError::FailedPrecondition(error.into()))
+}
+
+fn told(
+    shared: &Shared,
+    value: &FeedbackValue,
+    record: &DecisionRecord,
+    row: u32,
+    label: Option<&Label>,
+) -> Told {
+    match (value, label) {
+        (FeedbackValue::Reward(reward), _) => Told::Reward { row, reward: *reward },
+        (_, Some(truth)) => {
+            let losses = shared.combiner.losses(record, row as usize, truth);
+            Told::Losses { row, losses: losses.by_arm }
+        }
+        (_, None) => Told::Nothing { row },
+    }
+}
+
+async fn settle(
+    shared: &Arc<Shared>,
+    slot: Arc<Slot>,
+    record: &Arc<DecisionRecord>,
+    told: &Arc<[Told]>,
+) -> Result<Settled, StoreError> {
+    let (job, settled) = Job::new(Arc::clone(record), Arc::clone(told));
+    applier::send(shared, slot, job).await;
+    settled.await.unwrap_or_else(|_| Err(StoreError("feedback was given up; send it again".into())))
+}
+
+impl Tally {
+    fn add(&mut self, told: &[Told], settled: Settled) {
+        for (told, row) in told.iter().zip(settled) {
+            if row.marked {
+                self.applied.insert(told.row());
+            }
+            if row.moved {
+                self.moved.insert(told.row());
+            }
+        }
+    }
+
+    fn acknowledge(
+        self,
+        shared: &Shared,
+        record: &DecisionRecord,
+        told: usize,
+        current: bool,
+    ) -> Acknowledgement {
+        let applied = self.applied.len();
+        if applied == 0 {
+            return Acknowledgement::Duplicate;
+        }
+        let rows = if told == 1 { "row" } else { "rows" };
+        let mut detail = format!("{applied} of {told} {rows}");
+        if applied < told {
+            detail.push_str(&format!("; {} had feedback before", told - applied));
+        }
+        let still = self.applied.difference(&self.moved).count();
+        if !current {
+            detail.push_str(&format!(
+                "; not applied: the decision is of policy '{}', and the application has '{}' now",
+                record.policy, shared.policy
+            ));
+        } else if still > 0 {
+            detail.push_str(&format!("; {still} moved no arm"));
+        }
+        Acknowledgement::Applied { rows: u32::try_from(applied).unwrap_or(u32::MAX), detail }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! One group of feedback into one state, by compare-and-swap.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use super::applier::{Job, RowSettled, Settled, Told};
+use crate::{
+    policy::{Observation, SelectionPolicy, State},
+    service::{Shared, Slot, Snapshot, now_ms},
+    store::{Commit, CommitOutcome, Mark, StoreError},
+};
+
+/// Failures of the store after which a group is given up, unacknowledged.
+const FAILURES: u32 = 3;
+
+/// The longest pause between two tries; the first is a 32nd of it, and each is drawn from zero
+/// up to that. Raising it spreads several front ends further apart.
+const PAUSE: Duration = Duration::from_millis(64);
+
+/// What the marks say before a group is applied.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Set by others: not to be applied again.
+    taken: HashSet<Mark>,
+    /// Set by an earlier try of this very group, whose reply was lost.
+    ours: HashSet<Mark>,
+}
+
+/// A state with a group applied to it.
+struct Next {
+    state: State,
+    marks: Vec<Mark>,
+    settled: Vec<Settled>,
+}
+
+/// Applies, commits and answers every job.
+///
+/// The first try is made from the state in memory and takes every row for unmarked: the commit
+/// itself says if one of the two is wrong, so the usual group costs a single call of the store.
+pub(super) async fn apply(shared: &Shared, slot: &Slot, mut jobs: Vec<Job>) {
+    let mut ids: Vec<u128> = Vec::new();
+    let mut moved: HashMap<Mark, bool> = HashMap::new();
+    let (mut tries, mut failures) = (0_u32, 0_u32);
+    loop {
+        jobs.retain(|job| !job.is_given_up());
+        if jobs.is_empty() {
+            return;
+        }
+        match attempt(shared, slot, &jobs, &mut ids, &mut moved, tries == 0).await {
+            Ok(Some(settled)) => {
+                for (job, settled) in jobs.into_iter().zip(settled) {
+                    job.settle(Ok(settled));
+                }
+                return;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                failures += 1;
+                if failures == FAILURES {
+                    for job in jobs {
+                        job.settle(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+        tries += 1;
+        tokio::time::sleep(pause(tries)).await;
+    }
+}
+
+/// One try. `None`: somebody else was first.
+async fn attempt(
+    shared: &Shared,
+    slot: &Slot,
+    jobs: &[Job],
+    ids: &mut Vec<u128>,
+    moved: &mut HashMap<Mark, bool>,
+    first: bool,
+) -> Result<Option<Vec<Settled>>, StoreError> {
+    let epoch = shared.states.epoch();
+    // Marks before the state: one that is set in between makes the commit a conflict.
+    let marks = if first { Marks::default() } else { marks(shared, slot, jobs, ids).await? };
+    let base = match slot.snapshot().filter(|_| first) {
+        Some(snapshot) => snapshot,
+        None => shared.reload(slot).await?,
+    };
+    let next = next(shared, &base, jobs, &marks, moved);
+    if next.marks.is_empty() {
+        return Ok(Some(next.settled));
+    }
+    let commit = Commit {
+        key: shared.states.key(slot),
+        expected: base.version,
+        state: shared.policy.encode(&next.state),
+        marks: next.marks,
+        commit_id: rand::random(),
+        time_ms: now_ms(),
+    };
+    ids.push(commit.commit_id);
+    match shared.store.commit(commit).await? {
+        CommitOutcome::Conflict => Ok(None),
+        CommitOutcome::Committed(version) => {
+            // Before the acknowledgement, so that who has it sees what it was for.
+            if !shared.states.committed(slot, epoch, version, next.state)
+                && let Err(error) = shared.reload(slot).await
+            {
+                // The commit holds all the same.
+                tracing::warn!(%error, "a state is not loaded after a reset");
+            }
+            Ok(Some(next.settled))
+        }
+    }
+}
+
+async fn marks(
+    shared: &Shared,
+    slot: &Slot,
+    jobs: &[Job],
+    ids: &[u128],
+) -> Result<Marks, StoreError> {
+    let all: Vec<Mark> =
+        jobs.iter().flat_map(|job| job.told.iter().map(|told| mark(job, told))).collect();
+    let set = shared.store.marked(shared.states.key(slot), all.clone()).await?;
+    let mut marks = Marks::default();
+    for (mark, id) in all.into_iter().zip(set) {
+        match id {
+            Some(id) if ids.contains(&id) => marks.ours.insert(mark),
+            Some(_) => marks.taken.insert(mark),
+            None => false,
+        };
+    }
+    Ok(marks)
+}
+
+fn next(
+    shared: &Shared,
+    base: &Snapshot,
+    jobs: &[Job],
+    known: &Marks,
+    moved: &mut HashMap<Mark, bool>,
+) -> Next {
+    let mut state = begin(shared, base);
+    let mut marks = Vec::new();
+    // Within a group the first one wins, too.
+    let mut seen = HashSet::new();
+    let mut row = |job: &Job, told: &Told| {
+        let mark = mark(job, told);
+        if known.taken.contains(&mark) || !seen.insert(mark) {
+            return RowSettled::default();
+        }
+        if known.ours.contains(&mark) {
+            return RowSettled { marked: true, moved: moved.get(&mark).copied().unwrap_or(true) };
+        }
+        marks.push(mark);
+        let moves = observe(shared, &mut state, job, told);
+        moved.insert(mark, moves);
+        RowSettled { marked: true, moved: moves }
+    };
+    let settled =
+        jobs.iter().map(|job| job.told.iter().map(|told| row(job, told)).collect()).collect();
+    Next { state, marks, settled }
+}
+
+/// A context's first commit begins with what its application has learned.
+fn begin(shared: &Shared, base: &Snapshot) -> State {
+    match &base.state {
+        Some(state) => State::clone(state),
+        None => shared.policy.prior(&shared.states.current(shared.states.own()).0),
+    }
+}
+
+fn observe(shared: &Shared, state: &mut State, job: &Job, told: &Told) -> bool {
+    let (row, observation) = match told {
+        Told::Losses { row, losses } => (*row, Observation::Losses(losses)),
+        Told::Reward { row, reward } => (*row, Observation::Reward(*reward)),
+        Told::Nothing { .. } => return false,
+    };
+    shared.policy.observe(state, &job.record, row as usize, observation)
+}
+
+fn mark(job: &Job, told: &Told) -> Mark {
+    Mark { decision: job.record.id, row: told.row() }
+}
+
+fn pause(tries: u32) -> Duration {
+    let longest = PAUSE / (32 >> tries.saturating_sub(1).min(5));
+    longest.mul_f64(rand::random::<f64>())
+}

@@ -1,0 +1,276 @@
+//! Asks the chosen arms, gathers until the deadline, combines, records.
+
+mod availability;
+mod gather;
+mod plan;
+mod refusal;
+mod seal;
+mod select;
+mod states;
+mod view;
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
+
+use skysail_proto::{ModelCall, ModelReply, PredictError};
+use tower::{Service, ServiceExt};
+
+pub use self::view::{ArmView, SelectionView};
+use self::{availability::Availability, gather::gather, plan::Plan, select::Draw};
+pub(crate) use self::{
+    plan::place,
+    states::{Slot, Snapshot, States},
+};
+use crate::{
+    Application, DecisionLog, Feedback, ModelDirectory, Prediction, Query, SelectionStore,
+    combine::Combiner,
+    observe::{Appliers, ObserveError},
+    policy::{Policy, PolicyError},
+    query::Acknowledgement,
+    store::{BoxFuture, StoreError},
+};
+
+/// One application's selection: for each [`Query`] a [`Prediction`], and for each [`Feedback`]
+/// what was learned. Cloning it shares everything.
+#[derive(Clone)]
+pub struct Selector<M> {
+    shared: Arc<Shared>,
+    models: M,
+}
+
+/// All of a selector that does not depend on what it asks.
+pub(crate) struct Shared {
+    pub(crate) application: Arc<Application>,
+    pub(crate) policy: Policy,
+    pub(crate) combiner: Combiner,
+    pub(crate) states: States,
+    pub(crate) store: Arc<dyn SelectionStore>,
+    pub(crate) log: Arc<dyn DecisionLog>,
+    pub(crate) appliers: Appliers,
+    directory: Arc<dyn ModelDirectory>,
+    plan: Plan,
+    availability: Availability,
+    draw: Draw,
+}
+
+/// An application's selection could not be put in place.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Its state could not be loaded.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl<M> Selector<M> {
+    /// Puts an application in place: its own state is in memory afterwards, so that no query
+    /// waits for the store.
+    ///
+    /// Draws are a function of `seed`, application and decision id. `instance` tells this front
+    /// end's decisions from another's and should be random.
+    ///
+    /// # Errors
+    ///
+    /// The policy is unknown or a parameter of it wrong; the state cannot be loaded or read.
+    pub async fn open(
+        application: Arc<Application>,
+        models: M,
+        directory: Arc<dyn ModelDirectory>,
+        store: Arc<dyn SelectionStore>,
+        log: Arc<dyn DecisionLog>,
+        seed: u64,
+        instance: [u8; 3],
+    ) -> Result<Self, OpenError> {
+        let arms: Vec<_> = application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
+        let policy = Policy::new(&application.policy_name, &application.policy_parameters, &arms)?;
+        let states = States::open(&application.name, &policy, store.as_ref()).await?;
+        let shared = Shared {
+            plan: Plan::new(&application),
+            availability: Availability::new(arms.len()),
+            draw: Draw::new(&application.name, seed, instance),
+            combiner: Combiner::new(Arc::clone(&application)),
+            appliers: Appliers::default(),
+            application,
+            policy,
+            states,
+            store,
+            log,
+            directory,
+        };
+        Ok(Self { shared: Arc::new(shared), models })
+    }
+
+    /// The application.
+    pub fn application(&self) -> &Arc<Application> {
+        &self.shared.application
+    }
+
+    /// What reads this application's labels.
+    pub fn combiner(&self) -> &Combiner {
+        &self.shared.combiner
+    }
+
+    /// Applies feedback; see [`observe`](crate::observe).
+    ///
+    /// # Errors
+    ///
+    /// The feedback is wrong, the policy cannot learn from it, or the store could not commit it:
+    /// then nothing is acknowledged and it may be sent again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Feedback whose future is dropped may be applied or not, or to the context alone. Sending
+    /// it again completes it.
+    pub async fn observe(&self, feedback: Feedback) -> Result<Acknowledgement, ObserveError> {
+        crate::observe::observe(&self.shared, feedback).await
+    }
+
+    /// What is learned for a context (empty: for the application), all acknowledged feedback
+    /// included.
+    ///
+    /// # Errors
+    ///
+    /// The state cannot be loaded.
+    pub async fn selection(&self, context: &str) -> Result<SelectionView, StoreError> {
+        self.shared.view(context).await
+    }
+
+    /// Forgets what was learned for one context, or for the application and all its contexts
+    /// (`None`). Marks stay, so that feedback that was applied before is not applied again.
+    ///
+    /// # Errors
+    ///
+    /// The store could not do it.
+    pub async fn reset(&self, context: Option<&str>) -> Result<(), StoreError> {
+        self.shared.reset(context).await
+    }
+
+    /// Forgets what was learned of one arm, in the application's state and in that of each
+    /// context in memory.
+    ///
+    /// # Errors
+    ///
+    /// The store could not commit it.
+    pub async fn forget_arm(&self, arm: &str) -> Result<(), StoreError> {
+        self.shared.forget_arm(arm).await
+    }
+
+    /// Loads a state again that another front end may have changed. A context that is not in
+    /// memory is left there.
+    ///
+    /// # Errors
+    ///
+    /// The state cannot be loaded.
+    pub async fn refresh(&self, context: &str) -> Result<(), StoreError> {
+        self.shared.refresh(context).await
+    }
+}
+
+impl<M> Selector<M>
+where
+    M: Service<ModelCall, Response = ModelReply, Error = PredictError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    M::Future: Send,
+{
+    /// Answers a query by its deadline with what is there.
+    ///
+    /// # Errors
+    ///
+    /// No row can be answered, by an arm or by the default; see [`PredictError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the calls and records nothing.
+    pub async fn predict(&self, query: Query) -> Result<Prediction, PredictError> {
+        let shared = &self.shared;
+        if !shared.log.has_room() {
+            return Err(PredictError::overloaded(
+                "the buffer of decision records is full",
+                shared.application.objective,
+            ));
+        }
+        let slot = shared.slot_of(&query.context_id);
+        let decision = shared.decide(&query, &slot);
+        let calls = shared.plan.calls(&decision, &query, &shared.application);
+        let asked = calls.into_iter().map(|call| {
+            let models = self.models.clone();
+            // A call that could not be made out is an answer too: this arm's failure.
+            async move { models.oneshot(call?).await }
+        });
+        let replies = gather(asked, query.deadline).await;
+        let (prediction, record) = shared.seal(query, &slot, decision, replies)?;
+        shared.log.append(record);
+        Ok(prediction)
+    }
+}
+
+impl Shared {
+    /// The slot of a context, whose state starts to load where it is not in memory.
+    fn slot_of(self: &Arc<Self>, context: &Arc<str>) -> Arc<Slot> {
+        let slot = self.states.slot(context);
+        if let Some(permit) = self.states.begin_load(&slot) {
+            let (shared, slot) = (Arc::clone(self), Arc::clone(&slot));
+            // Owned by the slot's loading flag; ends with the load.
+            tokio::spawn(async move {
+                if let Err(error) = shared.reload(&slot).await {
+                    tracing::warn!(application = %shared.application.name, %error, "a context's state is not loaded");
+                }
+                slot.end_load();
+                drop(permit);
+            });
+        }
+        slot
+    }
+}
+
+impl<M> Service<Query> for Selector<M>
+where
+    M: Service<ModelCall, Response = ModelReply, Error = PredictError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    M::Future: Send,
+{
+    type Response = Prediction;
+    type Error = PredictError;
+    type Future = BoxFuture<Result<Prediction, PredictError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), PredictError>> {
+        // Always: who waits for a busy model would keep a cached answer waiting too.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, query: Query) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { this.predict(query).await })
+    }
+}
+
+impl<M> fmt::Debug for Selector<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selector")
+            .field("application", &self.shared.application.name)
+            .field("policy", &self.shared.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

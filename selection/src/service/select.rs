@@ -1,0 +1,143 @@
+//! Who may be asked, and the draw.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use rand::{SeedableRng, rngs::SmallRng};
+use skysail_proto::ModelVersion;
+
+use super::{Shared, Slot, now_ms};
+use crate::{
+    DecisionId, Query,
+    policy::{LiveArm, Selection, SelectionPolicy},
+    store::Mask,
+};
+
+/// What was drawn for one query.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) id: DecisionId,
+    pub(super) time_ms: u64,
+    pub(super) state_version: u64,
+    /// By the place among the application's arms.
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) selection: Selection,
+}
+
+/// One arm at the moment of the draw.
+#[derive(Debug)]
+pub(super) enum Candidate {
+    /// It may be asked.
+    Live(Arc<ModelVersion>),
+    /// It could not answer in time.
+    Masked(Arc<ModelVersion>, Mask),
+    /// Its name stands for no model.
+    Unknown,
+}
+
+impl Candidate {
+    pub(super) fn model(&self) -> Option<&Arc<ModelVersion>> {
+        match self {
+            Self::Live(model) | Self::Masked(model, _) => Some(model),
+            Self::Unknown => None,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Live(_))
+    }
+}
+
+impl Decision {
+    /// The version that an arm stands for.
+    pub(super) fn model(&self, arm: usize) -> Option<&Arc<ModelVersion>> {
+        self.candidates.get(arm).and_then(Candidate::model)
+    }
+}
+
+/// Makes decision ids, and generators out of them.
+#[derive(Debug)]
+pub(super) struct Draw {
+    /// Of seed and application.
+    key: [u8; 32],
+    instance: [u8; 3],
+}
+
+/// Of all selectors of the process: one that replaces another for the same application must not
+/// give out its ids again.
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+impl Draw {
+    pub(super) fn new(application: &str, seed: u64, instance: [u8; 3]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes());
+        hasher.update(application.as_bytes());
+        Self { key: *hasher.finalize().as_bytes(), instance }
+    }
+
+    fn id(&self, time_ms: u64, place: [u8; 16]) -> DecisionId {
+        DecisionId::new(time_ms, self.instance, COUNTER.fetch_add(1, Ordering::Relaxed), place)
+    }
+
+    /// The same for the same seed, application and decision, and unlike for neighbours: decision
+    /// ids are nearly sequential, so they are hashed and not added.
+    fn generator(&self, id: &DecisionId) -> SmallRng {
+        let hash = blake3::keyed_hash(&self.key, id.as_bytes());
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&hash.as_bytes()[..8]);
+        SmallRng::seed_from_u64(u64::from_le_bytes(seed))
+    }
+}
+
+impl Shared {
+    /// The application's arms as a policy sees them.
+    pub(super) fn arm_set(&self, live: impl Fn(usize) -> bool) -> Vec<LiveArm<'_>> {
+        let arms = self.application.arms.iter().enumerate();
+        let arm = arms.map(|(place, arm)| LiveArm {
+            arm: &arm.name,
+            live: live(place),
+            availability: self.availability.of(place),
+        });
+        arm.collect()
+    }
+
+    /// Resolves and masks the arms, and draws from the live ones.
+    pub(super) fn decide(&self, query: &Query, slot: &Slot) -> Decision {
+        let (state, state_version) = self.states.current(slot);
+        let rows = query.inputs.rows();
+        let candidate = |name: &str| match self.directory.resolve(name) {
+            None => Candidate::Unknown,
+            Some(model) => match self.directory.mask(&model, rows, query.deadline) {
+                None => Candidate::Live(model),
+                Some(mask) => Candidate::Masked(model, mask),
+            },
+        };
+        let candidates: Vec<_> =
+            self.application.arms.iter().map(|arm| candidate(&arm.name)).collect();
+        let set = self.arm_set(|place| candidates[place].is_live());
+        let time_ms = now_ms();
+        let id = self.draw.id(time_ms, *slot.place());
+        let selection = self.policy.select(&state, &set, &mut self.draw.generator(&id));
+        Decision { id, time_ms, state_version, candidates, selection }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+
+    #[test]
+    fn a_generator_is_repeatable_and_its_own() {
+        let id = |counter| DecisionId::new(1, [0; 3], counter, [0; 16]);
+        let draw = Draw::new("a", 7, [0; 3]);
+        let first = draw.generator(&id(1)).next_u64();
+        assert_eq!(first, Draw::new("a", 7, [0; 3]).generator(&id(1)).next_u64());
+        assert_ne!(first, draw.generator(&id(2)).next_u64());
+        assert_ne!(first, Draw::new("b", 7, [0; 3]).generator(&id(1)).next_u64());
+        assert_ne!(first, Draw::new("a", 8, [0; 3]).generator(&id(1)).next_u64());
+    }
+}

@@ -1,0 +1,221 @@
+//! The states in memory: the application's always, those of contexts within a bound.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use quick_cache::sync::Cache;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Shared, plan::place};
+use crate::{
+    SelectionStore,
+    policy::{Policy, SelectionPolicy, State},
+    store::{StateKey, StoreError},
+};
+
+/// Contexts of one application in memory at most. Raising it costs some hundred bytes and 40 per
+/// arm for each; a context that is not in memory draws from the application's state once.
+const CONTEXTS: usize = 100_000;
+
+/// Loads of one application under way at most. A context beyond them is loaded by a later query.
+const LOADS: usize = 64;
+
+/// A state as it was at one version. Never changed; a newer one takes its place.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    /// How many resets had been seen when it was read.
+    epoch: u64,
+    /// By which the next commit names it; 0: the store holds none.
+    pub(crate) version: u64,
+    /// `None`: a context for which nothing was committed under this policy. It uses the
+    /// application's.
+    pub(crate) state: Option<Arc<State>>,
+}
+
+/// Where one application's or context's snapshot lies.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) context: Arc<str>,
+    place: [u8; 16],
+    /// `None`: not loaded.
+    snapshot: ArcSwapOption<Snapshot>,
+    loading: AtomicBool,
+}
+
+impl Slot {
+    pub(super) fn new(application: &str, context: &Arc<str>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            place: place(application, context),
+            snapshot: ArcSwapOption::empty(),
+            loading: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &[u8; 16] {
+        &self.place
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.load_full()
+    }
+
+    /// Puts a snapshot in, unless a newer one is there.
+    fn publish(&self, snapshot: &Arc<Snapshot>) {
+        self.snapshot.rcu(|current| match current {
+            Some(current)
+                if (current.epoch, current.version) > (snapshot.epoch, snapshot.version) =>
+            {
+                Some(Arc::clone(current))
+            }
+            _ => Some(Arc::clone(snapshot)),
+        });
+    }
+
+    pub(super) fn end_load(&self) {
+        self.loading.store(false, Ordering::Release);
+    }
+}
+
+/// All states of one application that are in memory.
+#[derive(Debug)]
+pub(crate) struct States {
+    application: Arc<str>,
+    own: Arc<Slot>,
+    contexts: Cache<Arc<str>, Arc<Slot>>,
+    /// Counts resets. Versions go on over a reset, so a commit from before it that is published
+    /// after it would look like the newest; the epoch tells.
+    epoch: AtomicU64,
+    loads: Arc<Semaphore>,
+}
+
+impl States {
+    /// Loads the application's own.
+    pub(super) async fn open(
+        application: &Arc<str>,
+        policy: &Policy,
+        store: &dyn SelectionStore,
+    ) -> Result<Self, StoreError> {
+        let own = Slot::new(application, &Arc::default());
+        let states = Self {
+            application: Arc::clone(application),
+            own: Arc::new(own),
+            contexts: Cache::new(CONTEXTS),
+            epoch: AtomicU64::new(0),
+            loads: Arc::new(Semaphore::new(LOADS)),
+        };
+        states.reload(&states.own, policy, store).await?;
+        Ok(states)
+    }
+
+    /// The application's own slot.
+    pub(crate) fn own(&self) -> &Arc<Slot> {
+        &self.own
+    }
+
+    /// The slot of a context (empty: the application's), put in where it lacks.
+    pub(crate) fn slot(&self, context: &Arc<str>) -> Arc<Slot> {
+        if context.is_empty() {
+            return Arc::clone(&self.own);
+        }
+        let make =
+            || Ok::<_, std::convert::Infallible>(Arc::new(Slot::new(&self.application, context)));
+        let Ok(slot) = self.contexts.get_or_insert_with(context, make);
+        slot
+    }
+
+    /// Every context in memory.
+    pub(super) fn contexts(&self) -> Vec<Arc<Slot>> {
+        self.contexts.iter().map(|(_, slot)| slot).collect()
+    }
+
+    /// The slot of a context in memory.
+    pub(super) fn known(&self, context: &str) -> Option<Arc<Slot>> {
+        if context.is_empty() { Some(Arc::clone(&self.own)) } else { self.contexts.get(context) }
+    }
+
+    /// What to draw from, and its version.
+    pub(crate) fn current(&self, slot: &Slot) -> (Arc<State>, u64) {
+        let state = |slot: &Slot| {
+            let snapshot = slot.snapshot.load();
+            let snapshot = snapshot.as_ref()?;
+            Some((Arc::clone(snapshot.state.as_ref()?), snapshot.version))
+        };
+        // The application's own is there from the start on.
+        state(slot).or_else(|| state(&self.own)).unwrap_or_default()
+    }
+
+    /// The right to load a slot that is not loaded, if nobody has it.
+    pub(super) fn begin_load(&self, slot: &Slot) -> Option<OwnedSemaphorePermit> {
+        if slot.snapshot.load().is_some() || slot.loading.load(Ordering::Relaxed) {
+            return None;
+        }
+        let permit = Arc::clone(&self.loads).try_acquire_owned().ok()?;
+        (!slot.loading.swap(true, Ordering::AcqRel)).then_some(permit)
+    }
+
+    /// To be read before a state is.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// What was learned before no longer holds; to be called when the store has forgotten it.
+    pub(super) fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Drops every context from memory.
+    pub(super) fn drop_contexts(&self) {
+        self.contexts.clear();
+    }
+
+    /// Reads a state from the store and puts it in.
+    pub(super) async fn reload(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+        store: &dyn SelectionStore,
+    ) -> Result<Arc<Snapshot>, StoreError> {
+        loop {
+            let epoch = self.epoch();
+            let key = self.key(slot);
+            let stored = store.load(key).await?;
+            let (version, state) = match stored {
+                None => (0, None),
+                Some(stored) => {
+                    let state = policy.decode(&stored.state);
+                    let state = state.map_err(|error| StoreError(error.to_string().into()))?;
+                    (stored.version, state)
+                }
+            };
+            // A context without a state of its own uses the application's; that one begins.
+            let begin = || slot.context.is_empty().then(|| policy.init());
+            let state = state.or_else(begin).map(Arc::new);
+            let snapshot = Arc::new(Snapshot { epoch, version, state });
+            if self.epoch() == epoch {
+                slot.publish(&snapshot);
+                return Ok(snapshot);
+            }
+        }
+    }
+
+    /// Puts in what was committed. False: a reset came between, and it must be loaded again.
+    pub(crate) fn committed(&self, slot: &Slot, epoch: u64, version: u64, state: State) -> bool {
+        slot.publish(&Arc::new(Snapshot { epoch, version, state: Some(Arc::new(state)) }));
+        self.epoch() == epoch
+    }
+
+    pub(crate) fn key(&self, slot: &Slot) -> StateKey {
+        StateKey { application: Arc::clone(&self.application), context: Arc::clone(&slot.context) }
+    }
+}
+
+impl Shared {
+    /// Reads a state from the store and puts it in.
+    pub(crate) async fn reload(&self, slot: &Slot) -> Result<Arc<Snapshot>, StoreError> {
+        self.states.reload(slot, &self.policy, self.store.as_ref()).await
+    }
+}
