@@ -354,10 +354,10 @@ async fn the_containers_failure_is_shared_and_not_kept() {
 async fn refusal_and_drop_end_only_those_due_no_later() {
     for error in [overloaded(), late()] {
         let mut rig = rig();
-        let ended = [rig.ask(call(1, 50)), rig.ask(call(1, 40))].map(tokio::spawn);
+        let refused = [rig.ask(call(1, 50)), rig.ask(call(1, 40))].map(tokio::spawn);
         let again = [rig.ask(call(1, 90)), rig.ask(call(1, 95))].map(tokio::spawn);
         rig.arrived().await.1.send_error(error.clone());
-        for caller in ended {
+        for caller in refused {
             assert_eq!(ended(caller).await.err(), Some(error.clone()));
         }
         let (asked, respond) = rig.arrived().await;
