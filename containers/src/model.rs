@@ -2,31 +2,32 @@
 
 use std::{
     fmt,
-    future::Future,
-    pin::Pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use skysail_proto::{
-    ModelCall, ModelVersion, PredictError, Waiters,
-    call::ModelResult,
-    error::LateReason,
-    waiters::{Requeue, Waiter},
+    ModelCall, ModelVersion, PredictError, Waiters, call::ModelResult, error::LateReason,
+    waiters::Requeue,
 };
 use tokio::sync::oneshot;
 
 use crate::{
     config::ModelConfig,
-    observer::{BatchObserver, DropReason, Release},
-    queue::{DeadlineQueue, Entry, Formed, Room, hold_until},
+    observer::{BatchObserver, DropReason},
+    queue::{DeadlineQueue, Entry},
     replica::{ContainerInfo, Replica},
 };
+
+mod future;
+mod pull;
+
+pub use future::ModelFuture;
+pub(crate) use pull::Batch;
 
 /// How an answer gets back to who asked.
 pub(crate) type Reply = oneshot::Sender<ModelResult>;
@@ -66,16 +67,11 @@ struct State {
     idle: usize,
     /// Replicas that wait though there are calls, so that waking any one of them is not enough.
     choosy: usize,
+    /// When a full queue was last searched for calls that nobody waits for.
+    purged: Instant,
 }
 
-/// A batch on its way to a container.
-pub(crate) struct Batch {
-    pub(crate) entries: Vec<Entry<Reply>>,
-    pub(crate) rows: usize,
-    pub(crate) limit: usize,
-    pub(crate) limited: bool,
-    pub(crate) release: Release,
-}
+const PURGE_EVERY: Duration = Duration::from_millis(5);
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,6 +95,7 @@ impl Model {
                 closed: None,
                 idle: 0,
                 choosy: 0,
+                purged: Instant::now(),
             }),
             wake: Condvar::new(),
             queue_rows: AtomicUsize::new(0),
@@ -166,7 +163,7 @@ impl Model {
             // Somebody may have joined between the push and the line above.
             self.requeue(ticket, waiters.earliest());
         }
-        ModelFuture(Step::Waiting { answer, _waiter: waiter })
+        ModelFuture::waiting(answer, waiter)
     }
 
     fn check(&self, call: &ModelCall) -> Result<(), PredictError> {
@@ -203,7 +200,9 @@ impl Model {
         }
         let mut gone = Vec::new();
         let mut full = !state.queue.has_room_for(&entry.inputs);
-        if full {
+        // Not for every call that is refused: it looks at all that waits.
+        if full && now.saturating_duration_since(state.purged) >= PURGE_EVERY {
+            state.purged = now;
             gone = state.queue.purge(now);
             full = !state.queue.has_room_for(&entry.inputs);
         }
@@ -222,99 +221,6 @@ impl Model {
             let wait = self.predict(0, now).unwrap_or_default();
             PredictError::overloaded(format!("the queue of {} is full", self.version.id), wait)
         })
-    }
-
-    /// What the next batch of replica `index` is, as soon as there is one; `None` when all is done
-    /// and no more will come.
-    pub(crate) fn next_batch(&self, index: usize) -> Option<Batch> {
-        let replica = self.replicas.get(index)?;
-        let mut state = self.state.lock();
-        // A replica that had to wait for the first call is idle: it holds no batch open.
-        let mut idle = false;
-        loop {
-            if state.queue.is_empty() {
-                if state.closed.is_some() {
-                    return None;
-                }
-                idle = true;
-                state.idle += 1;
-                self.wake.wait(&mut state);
-                state.idle -= 1;
-                continue;
-            }
-            let now = Instant::now();
-            let limit = replica.limit();
-            let mut release = Release::Idle;
-            if !idle && state.closed.is_none() && !self.config.batch_wait.is_zero() {
-                match self.hold(&mut state, replica, limit, now) {
-                    Hold::Wait => continue,
-                    Hold::Release(why) => release = why,
-                }
-            }
-            let formed = self.form(&mut state, index, limit, now);
-            let nothing = formed.entries.is_empty();
-            if nothing && formed.dropped.is_empty() {
-                // All that waits is left to a faster replica, which may yet be lost.
-                state.choosy += 1;
-                self.wake.wait_for(&mut state, Duration::from_millis(20));
-                state.choosy -= 1;
-                continue;
-            }
-            let Formed { entries, rows, limited, dropped } = formed;
-            MutexGuard::unlocked(&mut state, || self.answer_dropped(dropped));
-            if nothing {
-                continue;
-            }
-            if limited {
-                release = Release::Full;
-            }
-            return Some(Batch { entries, rows, limit, limited, release });
-        }
-    }
-
-    fn hold(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        replica: &Replica,
-        limit: usize,
-        now: Instant,
-    ) -> Hold {
-        let rows = state.queue.head_rows();
-        let Some(head) = state.queue.head().filter(|_| rows < limit) else {
-            return Hold::Release(Release::Full);
-        };
-        let service = replica.predict(limit, now);
-        let (until, for_deadline) = hold_until(head, self.config.batch_wait, service);
-        if until <= now {
-            return Hold::Release(if for_deadline { Release::Deadline } else { Release::Timer });
-        }
-        state.choosy += 1;
-        self.wake.wait_until(state, until);
-        state.choosy -= 1;
-        Hold::Wait
-    }
-
-    fn form(&self, state: &mut State, index: usize, limit: usize, now: Instant) -> Formed<Reply> {
-        let finish = |rows| match self.replicas.get(index) {
-            Some(replica) => now + replica.predict(rows, now),
-            None => now,
-        };
-        let fastest = |rows| {
-            let live = self.replicas.iter().enumerate();
-            let others = live.filter_map(|(at, replica)| {
-                (at != index).then(|| replica.finish(rows, now)).flatten()
-            });
-            others.fold(finish(rows), Instant::min)
-        };
-        let formed = state.queue.form(&Room {
-            now,
-            limit,
-            max_bytes: self.config.max_batch_bytes,
-            finish: &finish,
-            fastest: &fastest,
-        });
-        self.queue_rows.store(state.queue.rows(), Ordering::Relaxed);
-        formed
     }
 
     /// Tells those who wait for calls that will not be computed.
@@ -386,7 +292,7 @@ impl Model {
         let queued = self.queue_rows.load(Ordering::Relaxed);
         let (mut rows_per_second, mut first_free, mut service) = (0.0, None, None);
         for replica in &self.replicas {
-            let Some(load) = replica.load(rows + queued, now) else { continue };
+            let Some(load) = replica.load(rows, queued, now) else { continue };
             rows_per_second += load.rows_per_second;
             first_free = Some(first_free.map_or(load.busy, |least: Duration| least.min(load.busy)));
             service = Some(service.map_or(load.service, |least: Duration| least.min(load.service)));
@@ -414,54 +320,6 @@ impl Requeue for Model {
     }
 }
 
-enum Hold {
-    Wait,
-    Release(Release),
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// The answer to one call.
-///
-/// # Cancel safety
-///
-/// Dropping it gives the call up: it leaves the queue, unless it has been dispatched or others
-/// wait for it.
-#[derive(Debug)]
-pub struct ModelFuture(Step);
-
-#[derive(Debug)]
-enum Step {
-    Ready(Option<PredictError>),
-    Waiting {
-        answer: oneshot::Receiver<ModelResult>,
-        /// Of a call that came without waiters: this future is the one who waits.
-        _waiter: Option<Waiter>,
-    },
-}
-
-impl ModelFuture {
-    pub(crate) fn ready(error: PredictError) -> Self {
-        Self(Step::Ready(Some(error)))
-    }
-}
-
-impl Future for ModelFuture {
-    type Output = ModelResult;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<ModelResult> {
-        match &mut self.0 {
-            Step::Ready(error) => Poll::Ready(Err(error
-                .take()
-                .unwrap_or_else(|| PredictError::Internal("polled after completion".into())))),
-            Step::Waiting { answer, .. } => {
-                let answer = ready!(Pin::new(answer).poll(cx));
-                Poll::Ready(answer.unwrap_or_else(|_| {
-                    Err(PredictError::Internal("a replica dropped a call without an answer".into()))
-                }))
-            }
-        }
-    }
 }

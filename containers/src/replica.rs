@@ -91,6 +91,8 @@ struct Control {
     since: SystemTime,
     /// When the running batch should end.
     busy_until: Option<Instant>,
+    /// When the last one ended.
+    free_since: Instant,
 }
 
 /// What a replica could do for a call.
@@ -126,6 +128,7 @@ impl Replica {
                 reason: String::new(),
                 since: SystemTime::now(),
                 busy_until: None,
+                free_since: Instant::now(),
             }),
             in_flight: AtomicUsize::new(0),
         }
@@ -148,12 +151,16 @@ impl Replica {
         })
     }
 
+    pub(crate) fn free_since(&self) -> Instant {
+        self.control.lock().free_since
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         self.control.lock().state == ContainerState::Ready
     }
 
-    /// `rows`: what waits, and the call itself.
-    pub(crate) fn load(&self, rows: usize, now: Instant) -> Option<Load> {
+    /// For a call of `rows`, behind `queued` rows.
+    pub(crate) fn load(&self, rows: usize, queued: usize, now: Instant) -> Option<Load> {
         let control = self.control.lock();
         if control.state != ContainerState::Ready {
             return None;
@@ -165,7 +172,7 @@ impl Replica {
             busy: control
                 .busy_until
                 .map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
-            service: control.profile.predict(rows.min(limit), now),
+            service: control.profile.predict((rows + queued).min(limit).max(rows), now),
         })
     }
 
@@ -207,6 +214,7 @@ impl Replica {
     fn end(&self, sample: Option<&BatchSample>, now: Instant) -> usize {
         let mut control = self.control.lock();
         control.busy_until = None;
+        control.free_since = now;
         if let Some(sample) = sample {
             control.profile.observe(sample.rows, sample.service, now);
             control.sizer.observe(sample);

@@ -1,7 +1,7 @@
 //! Which models there are, what a bare name stands for, and where a call goes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt,
     sync::Arc,
     task::{Context, Poll},
@@ -24,6 +24,10 @@ use crate::{
     onnx::OnnxContainer,
     replica::{self, ContainerInfo, Factory, Replica},
 };
+
+use catalogue::{Catalogue, Named};
+
+mod catalogue;
 
 /// All models of this process. Cheap to clone; every clone is the same.
 ///
@@ -48,23 +52,6 @@ struct Change {
     /// Versions that are being started.
     reserved: HashSet<ModelId>,
     closed: bool,
-}
-
-#[derive(Clone, Default)]
-struct Catalogue {
-    /// `name:version`, and bare names as they resolve now.
-    arms: HashMap<Arc<str>, Arc<ModelVersion>>,
-    models: HashMap<ModelId, Arc<Model>>,
-    /// By name, in the order of registration.
-    names: Vec<Named>,
-}
-
-#[derive(Clone)]
-struct Named {
-    name: Arc<str>,
-    versions: Vec<ModelId>,
-    /// What the bare name stands for.
-    current: ModelId,
 }
 
 /// One model, for those who list them.
@@ -332,46 +319,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         // Replicas would wait for calls for ever.
         self.close();
-    }
-}
-
-impl Catalogue {
-    fn add(&mut self, model: Arc<Model>) {
-        let id = model.version.id.clone();
-        self.arms.insert(id.to_string().into(), Arc::clone(&model.version));
-        match self.names.iter_mut().find(|named| named.name == id.name) {
-            Some(named) => named.versions.push(id.clone()),
-            None => {
-                self.arms.insert(Arc::clone(&id.name), Arc::clone(&model.version));
-                self.names.push(Named {
-                    name: Arc::clone(&id.name),
-                    versions: vec![id.clone()],
-                    current: id.clone(),
-                });
-            }
-        }
-        self.models.insert(id, model);
-    }
-
-    fn set_version(&mut self, model: &str, version: &str) -> Result<(), ContainerError> {
-        let known: Vec<&str> = self.names.iter().map(|named| &*named.name).collect();
-        let known = known.join(", ");
-        let Some(named) = self.names.iter_mut().find(|named| &*named.name == model) else {
-            return Err(ContainerError::Unknown { kind: "model", name: model.into(), known });
-        };
-        let Some(id) = named.versions.iter().find(|id| &*id.version == version).cloned() else {
-            let known: Vec<&str> = named.versions.iter().map(|id| &*id.version).collect();
-            return Err(ContainerError::Unknown {
-                kind: "version",
-                name: format!("{model}:{version}"),
-                known: known.join(", "),
-            });
-        };
-        if let Some(model) = self.models.get(&id) {
-            self.arms.insert(Arc::clone(&named.name), Arc::clone(&model.version));
-        }
-        named.current = id;
-        Ok(())
     }
 }
 
