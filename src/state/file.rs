@@ -24,10 +24,7 @@ use parking_lot::Mutex;
 use redb::{ReadTransaction, TableDefinition, WriteTransaction};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::{
-    file::database::Databases,
-    selection::EmbeddedStore,
-};
+use super::{file::database::Databases, selection::EmbeddedStore};
 
 mod database;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use redb::{Database, DatabaseError};
+use redb::{Database, DatabaseError, ReadableTable};
 
 use super::{FORMAT, META, StateError};
 

@@ -58,8 +58,7 @@ impl Writer {
         let changes = group.len() as u64;
         let (done, result) = self.in_one_transaction(group);
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
-        let counter =
-            if result.is_ok() { &self.counters.changes } else { &self.counters.failed };
+        let counter = if result.is_ok() { &self.counters.changes } else { &self.counters.failed };
         counter.fetch_add(changes, Ordering::Relaxed);
         match &result {
             // Once, not for each group: whoever waits gets the error, too.

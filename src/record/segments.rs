@@ -1,0 +1,282 @@
+//! All segments: one that grows, indexed in memory, and closed ones, indexed on the disk.
+//!
+//! A record moves from the buffer to the active segment to a closed one, and is looked for in
+//! that order. Each move makes it found at its new place before it is gone from the old one, so
+//! that no search can miss it.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::RwLock;
+use skysail_selection::{DecisionId, DecisionRecord};
+
+use super::{
+    RecordError, segment,
+    sidecar::{self, Place, Summary},
+};
+
+#[derive(Debug)]
+pub(super) struct Segments {
+    directory: PathBuf,
+    active: RwLock<Active>,
+    /// By sequence, ascending.
+    closed: RwLock<Vec<Closed>>,
+    /// Lines that could not be read at start.
+    pub(super) skipped: AtomicU64,
+    /// Makes writing fail, as a full disk does.
+    #[cfg(test)]
+    pub(super) full: std::sync::atomic::AtomicBool,
+}
+
+#[derive(Debug)]
+struct Active {
+    sequence: u64,
+    file: Arc<File>,
+    summary: Summary,
+    index: HashMap<DecisionId, Place>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    sequence: u64,
+    summary: Summary,
+}
+
+/// One line of a group: of which decision and time, and where in the group.
+pub(super) struct Written {
+    pub(super) decision: Option<DecisionId>,
+    pub(super) time_ms: u64,
+    pub(super) place: Place,
+}
+
+impl Segments {
+    /// Indexes what is there. The last segment goes on.
+    pub(super) fn open(directory: &Path) -> Result<Self, RecordError> {
+        let fail = |error| RecordError::file(directory, error);
+        let mut sequences = segment::list(directory).map_err(fail)?;
+        let last = sequences.pop();
+        let skipped = AtomicU64::new(0);
+        let mut closed = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            let summary = summary(directory, sequence, &skipped)?;
+            closed.push(Closed { sequence, summary });
+        }
+        let (sequence, file, scan) = match last {
+            Some(sequence) => {
+                let (file, scan) = scan(directory, sequence, &skipped)?;
+                (sequence, file, scan)
+            }
+            None => (1, segment::create(directory, 1).map_err(fail)?, segment::Scan::default()),
+        };
+        let active = Active {
+            sequence,
+            file: Arc::new(file),
+            summary: scan.summary,
+            index: scan.entries.into_iter().collect(),
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            active: RwLock::new(active),
+            closed: RwLock::new(closed),
+            skipped,
+            #[cfg(test)]
+            full: Default::default(),
+        })
+    }
+
+    pub(super) fn active_bytes(&self) -> u64 {
+        self.active.read().summary.bytes
+    }
+
+    /// Closed ones and the active one.
+    pub(super) fn count(&self) -> usize {
+        self.closed.read().len() + 1
+    }
+
+    /// Writes a group at the end of the active segment, and forces it to the disk if `sync`. After
+    /// an error the same group is written again at the same place, so that nothing is doubled, and
+    /// pages that the system gave up are dirty again.
+    pub(super) fn write(&self, group: &[u8], sync: bool) -> Result<(), RecordError> {
+        let (file, end) = {
+            let active = self.active.read();
+            (Arc::clone(&active.file), active.summary.bytes)
+        };
+        #[cfg(test)]
+        if self.full.load(Ordering::Relaxed) {
+            return Err(self.failed(io::ErrorKind::StorageFull.into()));
+        }
+        file.write_all_at(group, end).map_err(|error| self.failed(error))?;
+        if sync {
+            file.sync_data().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> Result<(), RecordError> {
+        let file = Arc::clone(&self.active.read().file);
+        file.sync_data().map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> RecordError {
+        let sequence = self.active.read().sequence;
+        RecordError::file(&segment::path(&self.directory, sequence, "jsonl"), error)
+    }
+
+    /// Makes a written group findable.
+    pub(super) fn add(&self, lines: &[Written], bytes: usize) {
+        let mut active = self.active.write();
+        let start = active.summary.bytes;
+        for line in lines {
+            active.summary.add(line.decision, line.time_ms);
+            if let Some(id) = line.decision {
+                let place = Place { offset: start + line.place.offset, ..line.place };
+                active.index.insert(id, place);
+            }
+        }
+        active.summary.bytes += bytes as u64;
+    }
+
+    /// Closes the active segment and begins the next. After an error the active one goes on.
+    pub(super) fn rotate(&self) -> Result<(), RecordError> {
+        // Only the writer changes the active one, and it is here.
+        let (sequence, file, summary, mut entries) = {
+            let active = self.active.read();
+            let entries: Vec<_> = active.index.iter().map(|(id, place)| (*id, *place)).collect();
+            (active.sequence, Arc::clone(&active.file), active.summary, entries)
+        };
+        let fail = |error| RecordError::file(&self.directory, error);
+        file.sync_data().map_err(fail)?;
+        entries.sort_unstable_by_key(|(id, _)| *id);
+        let index = segment::path(&self.directory, sequence, "idx");
+        sidecar::write(&index, &summary, &entries).map_err(fail)?;
+        let file = Arc::new(segment::create(&self.directory, sequence + 1).map_err(fail)?);
+        self.closed.write().push(Closed { sequence, summary });
+        let next = Active {
+            sequence: sequence + 1,
+            file,
+            summary: Summary::default(),
+            index: HashMap::with_capacity(entries.len()),
+        };
+        let last = std::mem::replace(&mut *self.active.write(), next);
+        // Freeing a large map takes a while; nobody waits for the lock meanwhile.
+        drop(last);
+        Ok(())
+    }
+
+    /// Deletes closed segments: those wholly older than `old_ms`, and the oldest ones while all
+    /// together have more than `max_bytes`, though none with anything as new as `needed_ms`.
+    pub(super) fn delete(&self, old_ms: u64, needed_ms: u64, max_bytes: u64) -> u64 {
+        let mut total: u64 = self.closed.read().iter().map(|closed| closed.summary.bytes).sum();
+        let mut deleted = Vec::new();
+        self.closed.write().retain(|closed| {
+            let newest = closed.summary.newest_ms;
+            let go = newest < needed_ms && (newest < old_ms || total > max_bytes);
+            if go {
+                total -= closed.summary.bytes;
+                deleted.push(closed.sequence);
+            }
+            !go
+        });
+        for &sequence in &deleted {
+            // What stays is found and deleted after the next start.
+            for extension in ["idx", "jsonl"] {
+                let path = segment::path(&self.directory, sequence, extension);
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "an old segment stays");
+                }
+            }
+        }
+        deleted.len() as u64
+    }
+
+    /// Looks into the active segment.
+    pub(super) fn find_active(&self, id: DecisionId) -> io::Result<Option<Arc<DecisionRecord>>> {
+        let (file, place) = {
+            let active = self.active.read();
+            let Some(place) = active.index.get(&id) else { return Ok(None) };
+            (Arc::clone(&active.file), *place)
+        };
+        segment::read(&file, place).map(Some)
+    }
+
+    /// Whether a closed segment has decisions of that time.
+    pub(super) fn may_be_closed(&self, id: DecisionId) -> bool {
+        self.closed.read().iter().any(|closed| closed.summary.may_hold(id))
+    }
+
+    /// Looks into closed segments, latest first.
+    pub(super) fn find_closed(&self, id: DecisionId) -> io::Result<Option<Arc<DecisionRecord>>> {
+        let candidates: Vec<_> = self
+            .closed
+            .read()
+            .iter()
+            .rev()
+            .filter(|one| one.summary.may_hold(id))
+            .copied()
+            .collect();
+        for Closed { sequence, summary } in candidates {
+            let found = || {
+                let index = segment::path(&self.directory, sequence, "idx");
+                let Some(place) = sidecar::find(&index, summary.decisions, id)? else {
+                    return Ok(None);
+                };
+                let file = File::open(segment::path(&self.directory, sequence, "jsonl"))?;
+                segment::read(&file, place).map(Some)
+            };
+            match found() {
+                Ok(None) => {}
+                // Deleted since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn scan(
+    directory: &Path,
+    sequence: u64,
+    skipped: &AtomicU64,
+) -> Result<(File, segment::Scan), RecordError> {
+    let path = segment::path(directory, sequence, "jsonl");
+    let fail = |error| RecordError::file(&path, error);
+    let file = segment::open(directory, sequence).map_err(fail)?;
+    let scan = segment::scan(&file).map_err(fail)?;
+    if scan.torn > 0 {
+        tracing::warn!(
+            path = %path.display(), bytes = scan.torn,
+            "cut off a last line that was not written whole, as an abrupt end leaves it"
+        );
+    }
+    if scan.skipped > 0 {
+        tracing::warn!(path = %path.display(), lines = scan.skipped, "skipped broken lines");
+        skipped.fetch_add(scan.skipped, Ordering::Relaxed);
+    }
+    Ok((file, scan))
+}
+
+/// From the sidecar, which is made again where it does not fit.
+fn summary(directory: &Path, sequence: u64, skipped: &AtomicU64) -> Result<Summary, RecordError> {
+    let index = segment::path(directory, sequence, "idx");
+    let data = segment::path(directory, sequence, "jsonl");
+    let bytes = std::fs::metadata(&data).map_err(|error| RecordError::file(&data, error))?.len();
+    if let Some(summary) = sidecar::summary(&index, bytes) {
+        return Ok(summary);
+    }
+    let (_, mut scan) = scan(directory, sequence, skipped)?;
+    scan.entries.sort_by_key(|(id, _)| *id);
+    sidecar::write(&index, &scan.summary, &scan.entries)
+        .map_err(|error| RecordError::file(&index, error))?;
+    tracing::info!(path = %index.display(), decisions = scan.summary.decisions, "indexed again");
+    Ok(scan.summary)
+}

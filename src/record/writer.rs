@@ -1,0 +1,193 @@
+//! The thread that writes.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    RecordError, Sync,
+    buffer::{Batch, Flushed, Taken},
+    line::now_ms,
+    log::Shared,
+    segments::Written,
+    sidecar::Place,
+};
+
+/// Between attempts while the disk fails.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How often old segments are looked for.
+const DELETE_EVERY: Duration = Duration::from_secs(60);
+
+/// A larger buffer is given back after its group.
+const KEEP_BYTES: usize = 16 << 20;
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    bytes: Vec<u8>,
+    written: Vec<Written>,
+    /// When what was written is to be forced to the disk; `None`: it is.
+    due: Option<Instant>,
+    deleted: Instant,
+    rotation_fails: bool,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            bytes: Vec::new(),
+            written: Vec::new(),
+            due: None,
+            deleted: Instant::now(),
+            rotation_fails: false,
+        }
+    }
+
+    /// Until the buffer is closed and all of it is written.
+    pub(super) fn run(mut self) -> Result<(), RecordError> {
+        self.delete_old();
+        let mut spare = Batch::default();
+        let mut last = Ok(());
+        loop {
+            let interval = self.shared.options.flush_interval;
+            match self.shared.buffer.take(std::mem::take(&mut spare), interval, self.due) {
+                Taken::Closed => break,
+                Taken::Due => self.sync(),
+                Taken::Batch(batch, flushes) => {
+                    last = self.group(&batch, flushes);
+                    spare = self.shared.buffer.written(batch);
+                }
+            }
+            if self.due.is_some_and(|due| due <= Instant::now()) {
+                self.sync();
+            }
+            self.rotate();
+        }
+        self.sync();
+        match (self.shared.buffer.lost(), last) {
+            (records @ 1.., Err(error)) => {
+                Err(RecordError::Lost { records, cause: error.to_string().into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tries until it is written or the log is closed.
+    fn group(&mut self, batch: &Batch, flushes: Vec<Flushed>) -> Result<(), RecordError> {
+        self.encode(batch);
+        let mut result = self.write(!flushes.is_empty());
+        while let Err(error) = &result {
+            if !self.shared.buffer.is_failing() {
+                tracing::error!(%error, "decision records cannot be written: queries are refused");
+                self.shared.buffer.set_failing(true);
+            }
+            if !self.shared.buffer.pause(RETRY) {
+                break;
+            }
+            result = self.write(!flushes.is_empty());
+        }
+        match &result {
+            Ok(()) => {
+                self.shared.segments.add(&self.written, self.bytes.len());
+                self.count(batch);
+                if self.shared.buffer.is_failing() {
+                    tracing::info!("decision records are written again");
+                    self.shared.buffer.set_failing(false);
+                }
+            }
+            Err(_) => self.shared.buffer.lose(batch.lines.len()),
+        }
+        for flushed in flushes {
+            // Whoever does not wait any more does not need it.
+            let _ = flushed.send(result.clone());
+        }
+        self.bytes.clear();
+        self.bytes.shrink_to(KEEP_BYTES);
+        result
+    }
+
+    fn encode(&mut self, batch: &Batch) {
+        self.bytes.clear();
+        self.written.clear();
+        for line in &batch.lines {
+            let start = self.bytes.len();
+            if let Err(error) = line.encode(&mut self.bytes) {
+                tracing::error!(%error, "a decision record cannot be written as JSON");
+                self.bytes.truncate(start);
+                self.shared.buffer.lose(1);
+                continue;
+            }
+            let bytes = self.bytes.len() - start - 1;
+            let place = Place { offset: start as u64, bytes: bytes as u32 };
+            let (decision, time_ms) = (line.decision(), line.time_ms());
+            self.written.push(Written { decision, time_ms, place });
+        }
+    }
+
+    fn write(&mut self, flush: bool) -> Result<(), RecordError> {
+        let sync = flush || self.shared.options.sync == Sync::Group;
+        let start = Instant::now();
+        self.shared.segments.write(&self.bytes, sync)?;
+        let took = start.elapsed().as_nanos() as u64;
+        let counters = &self.shared.counters;
+        counters.write_ns.fetch_add(took, Ordering::Relaxed);
+        match self.shared.options.sync {
+            _ if sync => self.due = None,
+            Sync::Interval(interval) => self.due = self.due.or(Some(start + interval)),
+            Sync::Group => {}
+        }
+        Ok(())
+    }
+
+    fn count(&self, batch: &Batch) {
+        let decisions = self.written.iter().filter(|line| line.decision.is_some()).count();
+        let counters = &self.shared.counters;
+        let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
+            counter.fetch_add(n as u64, Ordering::Relaxed);
+        };
+        add(&counters.records, decisions);
+        add(&counters.feedback, self.written.len() - decisions);
+        add(&counters.bytes, self.bytes.len());
+        add(&counters.groups, usize::from(!batch.lines.is_empty()));
+    }
+
+    fn sync(&mut self) {
+        if self.due.take().is_some()
+            && let Err(error) = self.shared.segments.sync()
+        {
+            // What was written before cannot be written again; the next group will tell.
+            tracing::error!(%error, "decision records may not survive a loss of power");
+        }
+    }
+
+    fn rotate(&mut self) {
+        if self.shared.segments.active_bytes() >= self.shared.options.segment_bytes {
+            let result = self.shared.segments.rotate();
+            match &result {
+                Ok(()) => self.delete_old(),
+                Err(error) if !self.rotation_fails => {
+                    tracing::error!(%error, "no new segment can be made; the last one goes on");
+                }
+                Err(_) => {}
+            }
+            self.rotation_fails = result.is_err();
+        } else if self.deleted.elapsed() >= DELETE_EVERY {
+            self.delete_old();
+        }
+    }
+
+    fn delete_old(&mut self) {
+        self.deleted = Instant::now();
+        let needed = self.shared.needed_ms.load(Ordering::Relaxed);
+        let kept = u64::try_from(self.shared.options.retention.as_millis()).unwrap_or(u64::MAX);
+        let now = now_ms();
+        let max_bytes = self.shared.options.max_bytes;
+        self.shared.segments.delete(
+            now.saturating_sub(kept),
+            now.saturating_sub(needed),
+            max_bytes,
+        );
+    }
+}
