@@ -19,7 +19,7 @@ fn arms() -> Vec<Arc<str>> {
 
 fn policy(name: &str, parameters: &[(&str, f64)]) -> Policy {
     let parameters: Vec<_> = parameters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
-    Policy::new(name, &parameters, &arms()).unwrap()
+    Policy::new(name, &parameters, &arms()).expect("the tests know the parameters")
 }
 
 fn record(arms: &[Arc<str>]) -> DecisionRecord {
@@ -97,7 +97,7 @@ fn pseudo_regrets(policy: &Policy) -> Vec<f64> {
             })
         };
         let halves = [half(0..SEEDS / 2), half(SEEDS / 2..SEEDS)];
-        halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
+        halves.into_iter().flat_map(|half| half.join().expect("the run ends")).collect()
     })
 }
 
