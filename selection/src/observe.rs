@@ -11,7 +11,10 @@
 mod applier;
 mod group;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+};
 
 pub(crate) use self::applier::Appliers;
 use self::applier::{Job, Settled, Told};
@@ -57,9 +60,9 @@ struct Tally {
 /// kind, mark.
 pub(crate) async fn observe(
     shared: &Arc<Shared>,
-    feedback: Feedback,
+    mut feedback: Feedback,
 ) -> Result<Acknowledgement, ObserveError> {
-    well_formed(shared, &feedback.value)?;
+    well_formed(shared, &mut feedback.value)?;
     let Some(record) = known(shared, &feedback).await? else {
         return Ok(Acknowledgement::Unknown);
     };
@@ -86,20 +89,24 @@ pub(crate) async fn observe(
     Ok(tally.acknowledge(shared, &record, told.len(), current))
 }
 
-fn well_formed(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
+/// Checks what needs no record, and casts labels as the answers were.
+fn well_formed(shared: &Shared, value: &mut FeedbackValue) -> Result<(), ObserveError> {
+    let wrong = |error: String| ObserveError::InvalidArgument(error.into());
     match value {
-        FeedbackValue::Reward(reward) if !(0.0..=1.0).contains(reward) => {
-            let error = format!("reward: expected a number in [0, 1], got {reward}");
-            Err(ObserveError::InvalidArgument(error.into()))
+        FeedbackValue::Reward(reward) if (0.0..=1.0).contains(reward) => Ok(()),
+        FeedbackValue::Reward(reward) => {
+            Err(wrong(format!("reward: expected a number in [0, 1], got {reward}")))
         }
-        FeedbackValue::Labels(_) if shared.application.task == Task::Opaque => {
-            let error = format!(
-                "application '{}' is opaque: there is nothing to compare a label with; send a reward",
-                shared.application.name
-            );
-            Err(ObserveError::InvalidArgument(error.into()))
+        FeedbackValue::Labels(_) if shared.application.task == Task::Opaque => Err(wrong(format!(
+            "application '{}' is opaque: there is nothing to compare a label with; send a reward",
+            shared.application.name
+        ))),
+        FeedbackValue::Labels(labels) => {
+            for label in labels {
+                *label = shared.combiner.cast_label(label).map_err(wrong)?;
+            }
+            Ok(())
         }
-        _ => Ok(()),
     }
 }
 
@@ -172,6 +179,7 @@ fn told(
         (FeedbackValue::Reward(reward), _) => Told::Reward { row, reward: *reward },
         (_, Some(truth)) => {
             let losses = shared.combiner.losses(record, row as usize, truth);
+            shared.clipped.fetch_add(u64::from(losses.clipped), Ordering::Relaxed);
             Told::Losses { row, losses: losses.by_arm }
         }
         (_, None) => Told::Nothing { row },

@@ -11,7 +11,10 @@ mod view;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::SystemTime,
 };
@@ -51,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<dyn SelectionStore>,
     pub(crate) log: Arc<dyn DecisionLog>,
     pub(crate) appliers: Appliers,
+    /// Losses above the cap.
+    pub(crate) clipped: AtomicU64,
     directory: Arc<dyn ModelDirectory>,
     plan: Plan,
     availability: Availability,
@@ -97,6 +102,7 @@ impl<M> Selector<M> {
             draw: Draw::new(&application.name, seed, instance),
             combiner: Combiner::new(Arc::clone(&application)),
             appliers: Appliers::default(),
+            clipped: AtomicU64::new(0),
             application,
             policy,
             states,
@@ -115,6 +121,11 @@ impl<M> Selector<M> {
     /// What reads this application's labels.
     pub fn combiner(&self) -> &Combiner {
         &self.shared.combiner
+    }
+
+    /// How many losses were above `loss_cap` and cut there.
+    pub fn clipped_losses(&self) -> u64 {
+        self.shared.clipped.load(Ordering::Relaxed)
     }
 
     /// Applies feedback; see [`observe`](crate::observe).

@@ -9,7 +9,8 @@ use super::{
     select::{Candidate, Decision},
 };
 use crate::{
-    ArmRecord, Contribution, DecisionRecord, Outcome, Prediction, Query, RowStatus, Status,
+    ArmRecord, Contribution, DecisionRecord, Outcome, Prediction, Query, RowRecord, RowStatus,
+    Status,
     combine::{ArmAnswer, Chosen, Combined, Got},
     store::Mask,
 };
@@ -70,7 +71,7 @@ impl Shared {
         if let Some(error) = refusal::of_query(&heard) {
             return Err(error);
         }
-        let combined = self.combine(rows, &decision, &heard);
+        let mut combined = self.combine(rows, &decision, &heard);
         if combined.missing > 0 {
             return Err(refusal::of_answers(
                 &self.application,
@@ -79,7 +80,8 @@ impl Shared {
                 combined.missing,
             ));
         }
-        let record = self.record(query, slot, &decision, &heard, &combined);
+        let answer = std::mem::take(&mut combined.answers);
+        let record = self.record(query, slot, &decision, &heard, answer);
         let (status, reason) = self.status(&decision, &heard, &combined);
         let prediction = Prediction {
             decision_id: decision.id,
@@ -144,7 +146,7 @@ impl Shared {
         slot: &Slot,
         decision: &Decision,
         heard: &[Heard],
-        combined: &Combined,
+        answer: Vec<RowRecord>,
     ) -> DecisionRecord {
         let arm = |(place, candidate): (usize, &Candidate)| {
             let heard = heard.iter().find(|heard| heard.place == place);
@@ -172,7 +174,7 @@ impl Shared {
             policy: Arc::clone(&self.application.policy_name),
             state_version: decision.state_version,
             arms: decision.candidates.iter().enumerate().map(arm).collect(),
-            answer: combined.answers.clone(),
+            answer,
         }
     }
 
