@@ -1,0 +1,34 @@
+//! Measures Skysail from outside, as a client would: a load generator, a bare gRPC echo to compare
+//! with, and the measurements built on the two.
+//!
+//! # Layout
+//!
+//! - [`cli`]: the command line
+//! - [`arrivals`], [`trace`]: when queries come
+//! - [`workload`], [`npy`]: what they hold
+//! - [`target`]: drivers that send them: our API (unary, streams), the Open Inference Protocol
+//! - [`recorder`]: how they ended, and how long it took from the intended start
+//! - [`cpu`]: processor time of the server, of the generator and of others
+//! - [`load`]: one block of load: all of the above together
+//! - [`echo`], [`process`]: the echo, and server processes in general
+//! - [`overhead`]: Skysail beside the echo
+//! - [`report`]: tables and JSON
+//!
+//! # What it does not do
+//!
+//! It imports nothing of the product but the wire types, and it judges nothing by itself: it prints
+//! each figure beside the bar that it must meet.
+
+pub mod arrivals;
+pub mod cli;
+pub mod cpu;
+pub mod echo;
+pub mod load;
+pub mod npy;
+pub mod overhead;
+pub mod process;
+pub mod recorder;
+pub mod report;
+pub mod target;
+pub mod trace;
+pub mod workload;

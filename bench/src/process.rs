@@ -1,0 +1,115 @@
+//! Server processes that a measurement starts and ends.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use prost::Message as _;
+use skysail_proto::pb::v1::PredictResponse;
+use tempfile::TempDir;
+
+/// A server in a process of its own; it is killed and its folder removed when this is dropped.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    /// Where it listens, `host:port`.
+    pub address: String,
+    _folder: TempDir,
+}
+
+impl ServerProcess {
+    /// Starts the echo, which answers `canned`.
+    ///
+    /// # Errors
+    ///
+    /// It did not start.
+    pub fn echo(program: &Path, canned: &PredictResponse) -> anyhow::Result<Self> {
+        let folder = TempDir::new()?;
+        let response = folder.path().join("response.bin");
+        std::fs::File::create(&response)?.write_all(&canned.encode_to_vec())?;
+        let mut command = Command::new(program);
+        command.args(["echo", "--listen", "127.0.0.1:0", "--response"]).arg(response);
+        Self::start(command, folder, Duration::from_secs(20))
+    }
+
+    /// Starts `skysail serve` on free ports, with a data folder that is removed afterwards.
+    ///
+    /// # Errors
+    ///
+    /// It was not ready within a minute.
+    pub fn skysail(program: &Path, config: &Path, data_dir: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = TempDir::new()?;
+        let data: PathBuf = data_dir.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
+        let mut command = Command::new(program);
+        command
+            .arg("serve")
+            .args([OsStr::new("--config"), config.as_os_str()])
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args([OsStr::new("--data-dir"), data.as_os_str()]);
+        Self::start(command, folder, Duration::from_secs(60))
+    }
+
+    /// Starts `command` and waits for its line `ready grpc=HOST:PORT …`.
+    fn start(mut command: Command, folder: TempDir, limit: Duration) -> anyhow::Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let output = child.stdout.take().context("its output is piped")?;
+        let (tell, told) = mpsc::channel();
+        // It reads on to the end, so that the server never waits for a full pipe.
+        thread::Builder::new().name("server-output".into()).spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(address) = ready(&line) {
+                    let _ = tell.send(address);
+                }
+            }
+        })?;
+        let mut process = Self { child, address: String::new(), _folder: folder };
+        process.address = told.recv_timeout(limit).map_err(|_| {
+            anyhow!("{name} printed no line 'ready grpc=HOST:PORT' within {limit:?}")
+        })?;
+        Ok(process)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ready(line: &str) -> Option<String> {
+    let mut words = line.split_ascii_whitespace();
+    (words.next()? == "ready")
+        .then(|| words.find_map(|word| word.strip_prefix("grpc=")))?
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ready;
+
+    #[test]
+    fn the_ready_line_tells_the_port() {
+        let line = "ready grpc=127.0.0.1:7400 http=127.0.0.1:7401";
+        assert_eq!(ready(line).as_deref(), Some("127.0.0.1:7400"));
+        assert_eq!(ready("not ready grpc=1:2"), None);
+        assert_eq!(ready("ready http=1:2"), None);
+    }
+}

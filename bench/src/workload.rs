@@ -1,0 +1,272 @@
+//! What is asked: the requests of a run, each made from its sequence number.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::ensure;
+use bytes::{Bytes, BytesMut};
+use rand::{RngExt as _, SeedableRng, rngs::StdRng};
+use skysail_proto::pb::{
+    inference::{ModelInferRequest, model_infer_request::InferInputTensor},
+    v1,
+};
+
+use crate::npy;
+
+/// Distinct inputs that are kept ready where every request is to be unique; each is perturbed
+/// before it is sent.
+const POOL: usize = 256;
+
+/// What the requests hold.
+#[derive(Clone, Debug)]
+pub struct WorkloadConfig {
+    /// The application, or the model of an Open Inference Protocol server.
+    pub application: String,
+    /// The input tensor's name.
+    pub input_name: String,
+    /// Elements of a row; a file of rows has its own.
+    pub features: usize,
+    /// Rows of a request, at least 1.
+    pub rows: usize,
+    /// Distinct inputs, sent in turn; 1 asks the same question again and again, 0 makes every
+    /// request unique.
+    pub repeat: usize,
+    /// A `.npy` with rows; without it they are uniform in `[0, 1)`.
+    pub input: Option<PathBuf>,
+    /// Factor on the file's elements.
+    pub scale: f32,
+    /// Sent with each request; zero: the application's objective holds.
+    pub timeout: Duration,
+    /// Seed of random rows.
+    pub seed: u64,
+    /// Where unique inputs begin to count. Two runs that must not share inputs differ in it.
+    pub unique_from: u64,
+}
+
+/// The requests of a run.
+#[derive(Debug)]
+pub struct Workload {
+    config: WorkloadConfig,
+    shape: Vec<i64>,
+    inputs: Vec<Bytes>,
+}
+
+impl Workload {
+    /// Makes or reads the inputs.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or has too few rows, or a request would be too small to be made
+    /// unique.
+    pub fn new(mut config: WorkloadConfig) -> anyhow::Result<Self> {
+        ensure!(config.rows > 0, "a request needs at least one row");
+        let distinct = if config.repeat == 0 { POOL } else { config.repeat };
+        let inputs = match &config.input {
+            Some(path) => {
+                let rows = npy::read_rows(path, config.scale)?;
+                config.features = rows.features;
+                from_rows(&rows, config.rows, distinct, config.repeat == 0)?
+            }
+            None => random(&config, distinct),
+        };
+        ensure!(config.features > 0, "a row needs at least one feature");
+        ensure!(
+            config.repeat > 0 || config.rows * config.features >= 3,
+            "unique requests need at least 3 elements each, got {}",
+            config.rows * config.features
+        );
+        let shape = vec![i64::try_from(config.rows)?, i64::try_from(config.features)?];
+        Ok(Self { config, shape, inputs })
+    }
+
+    /// The same requests, the unique ones counted from elsewhere.
+    #[must_use]
+    pub fn with(&self, repeat: usize, unique_from: u64) -> Self {
+        let config = WorkloadConfig { repeat, unique_from, ..self.config.clone() };
+        let distinct = if repeat == 0 { self.inputs.len() } else { repeat };
+        let inputs = self.inputs.iter().take(distinct).cloned().collect();
+        Self { config, shape: self.shape.clone(), inputs }
+    }
+
+    /// What the workload was made from.
+    pub fn config(&self) -> &WorkloadConfig {
+        &self.config
+    }
+
+    /// Bytes of a request's input.
+    pub fn input_bytes(&self) -> usize {
+        self.inputs.first().map_or(0, Bytes::len)
+    }
+
+    /// Request `sequence` of our own API.
+    pub fn predict(&self, sequence: u64) -> v1::PredictRequest {
+        let timeout = self.config.timeout;
+        v1::PredictRequest {
+            application: self.config.application.clone(),
+            request_id: sequence.to_string(),
+            inputs: vec![v1::Tensor {
+                name: self.config.input_name.clone(),
+                datatype: "FP32".into(),
+                shape: self.shape.clone(),
+                data: self.data(sequence),
+            }],
+            timeout: (!timeout.is_zero()).then(|| prost_duration(timeout)),
+            ..Default::default()
+        }
+    }
+
+    /// Request `sequence` of the Open Inference Protocol, with raw contents.
+    pub fn model_infer(&self, sequence: u64) -> ModelInferRequest {
+        ModelInferRequest {
+            model_name: self.config.application.clone(),
+            id: sequence.to_string(),
+            inputs: vec![InferInputTensor {
+                name: self.config.input_name.clone(),
+                datatype: "FP32".into(),
+                shape: self.shape.clone(),
+                ..Default::default()
+            }],
+            raw_input_contents: vec![self.data(sequence)],
+            ..Default::default()
+        }
+    }
+
+    fn data(&self, sequence: u64) -> Bytes {
+        let index = (sequence % self.inputs.len().max(1) as u64) as usize;
+        let input = self.inputs.get(index).cloned().unwrap_or_default();
+        if self.config.repeat > 0 {
+            return input;
+        }
+        let mut unique = BytesMut::from(input.as_ref());
+        stamp(&mut unique, self.config.unique_from.wrapping_add(sequence));
+        unique.freeze()
+    }
+}
+
+/// Writes `number` into the lowest mantissa bits of the first eight elements (or of all, where
+/// there are fewer): with eight, a value moves by less than 1/32,768 of itself.
+fn stamp(data: &mut [u8], mut number: u64) {
+    let elements = (data.len() / 4).clamp(1, 8);
+    let bits = 64_usize.div_ceil(elements).min(31);
+    for element in data.chunks_exact_mut(4).take(elements) {
+        let low = (number & ((1 << bits) - 1)) as u32;
+        number >>= bits;
+        if let Ok(bytes) = <[u8; 4]>::try_from(&*element) {
+            element.copy_from_slice(&(u32::from_le_bytes(bytes) ^ low).to_le_bytes());
+        }
+    }
+}
+
+fn random(config: &WorkloadConfig, distinct: usize) -> Vec<Bytes> {
+    let mut rng = StdRng::seed_from_u64(config.seed);
+    let elements = config.rows * config.features;
+    (0..distinct)
+        .map(|_| (0..elements).flat_map(|_| rng.random::<f32>().to_le_bytes()).collect())
+        .collect()
+}
+
+fn from_rows(
+    rows: &npy::Rows,
+    per_request: usize,
+    distinct: usize,
+    may_be_fewer: bool,
+) -> anyhow::Result<Vec<Bytes>> {
+    let inputs: Vec<Bytes> = rows
+        .values
+        .chunks_exact(per_request * rows.features)
+        .take(distinct)
+        .map(|input| input.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .collect();
+    ensure!(
+        inputs.len() == distinct || (may_be_fewer && !inputs.is_empty()),
+        "the file has {} rows; {distinct} distinct requests of {per_request} rows need {}",
+        rows.values.len() / rows.features,
+        distinct * per_request
+    );
+    Ok(inputs)
+}
+
+fn prost_duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(features: usize, rows: usize, repeat: usize) -> WorkloadConfig {
+        WorkloadConfig {
+            application: "fashion".into(),
+            input_name: "input".into(),
+            features,
+            rows,
+            repeat,
+            input: None,
+            scale: 1.0,
+            timeout: Duration::from_millis(1_500),
+            seed: 3,
+            unique_from: 0,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn unique_requests_never_repeat(
+            features in 3_usize..20,
+            rows in 1_usize..3,
+            unique_from: u64,
+        ) {
+            let config = WorkloadConfig { unique_from, ..config(features, rows, 0) };
+            let workload = Workload::new(config).unwrap();
+            let mut seen = HashSet::new();
+            for sequence in 0..2_000 {
+                prop_assert!(seen.insert(workload.data(sequence)));
+            }
+        }
+
+        #[test]
+        fn a_stamp_is_small(number: u64, value in 0.0..1.0_f32) {
+            let mut data: Vec<u8> = [value; 8].iter().flat_map(|v| v.to_le_bytes()).collect();
+            stamp(&mut data, number);
+            for element in data.chunks_exact(4) {
+                let stamped = f32::from_le_bytes(element.try_into().unwrap());
+                prop_assert!((stamped - value).abs() <= value / 32_768.0 + 1e-30);
+            }
+        }
+    }
+
+    #[test]
+    fn repeated_requests_take_turns() {
+        let workload = Workload::new(config(784, 1, 3)).unwrap();
+        let distinct: HashSet<_> = (0..30).map(|sequence| workload.data(sequence)).collect();
+        assert_eq!(distinct.len(), 3);
+        assert_eq!(workload.data(1), workload.data(4));
+        assert_eq!(workload.input_bytes(), 3_136);
+    }
+
+    #[test]
+    fn the_two_protocols_ask_the_same() {
+        let workload = Workload::new(config(784, 2, 1)).unwrap();
+        let (own, open) = (workload.predict(7), workload.model_infer(7));
+        assert_eq!(own.inputs[0].data, open.raw_input_contents[0]);
+        assert_eq!(own.inputs[0].shape, [2, 784]);
+        assert_eq!(own.inputs[0].shape, open.inputs[0].shape);
+        assert_eq!(own.request_id, open.id);
+        assert_eq!(own.timeout.map(|t| (t.seconds, t.nanos)), Some((1, 500_000_000)));
+        assert!(skysail_proto::Tensor::try_from(own.inputs[0].clone()).is_ok());
+    }
+
+    #[test]
+    fn too_small_a_request_cannot_be_unique() {
+        assert!(Workload::new(config(2, 1, 0)).is_err());
+        assert!(Workload::new(config(2, 1, 1)).is_ok());
+    }
+}
