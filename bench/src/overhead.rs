@@ -99,6 +99,11 @@ pub struct Overhead {
     pub request_bytes: usize,
     /// Bytes of a response, encoded: the cached one, which the echo repeats.
     pub response_bytes: usize,
+    /// Models that the answer which the echo repeats was made from; the cost of a query grows with
+    /// them, the echo's does not.
+    pub arms: usize,
+    /// How many of them answered from the cache. All of them, or the cached side is not cached.
+    pub cached_arms: usize,
     /// Queries under way in closed blocks.
     pub depth: usize,
     /// Queries per second of the open blocks over unary calls and over a stream.
@@ -121,6 +126,8 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Overh
     let mut overhead = Overhead {
         request_bytes: workload.predict(0).encoded_len(),
         response_bytes: canned.encoded_len(),
+        arms: canned.contributions.len(),
+        cached_arms: canned.contributions.iter().filter(|one| one.cached).count(),
         depth: settings.depth,
         open_rates: Vec::new(),
         series: Vec::new(),
@@ -260,9 +267,16 @@ impl Overhead {
 pub fn print(out: &mut impl Write, overhead: &Overhead, bars: &[Bar]) -> io::Result<()> {
     writeln!(
         out,
-        "{} bytes a request, {} a response; medians; closed: {} under way",
-        overhead.request_bytes, overhead.response_bytes, overhead.depth
+        "{} bytes a request, {} a response; {} arms, {} cached; medians; closed: {} under way",
+        overhead.request_bytes,
+        overhead.response_bytes,
+        overhead.arms,
+        overhead.cached_arms,
+        overhead.depth
     )?;
+    if overhead.cached_arms < overhead.arms {
+        writeln!(out, "NOTE: the cached side was not answered from the cache alone")?;
+    }
     for (transport, rate) in &overhead.open_rates {
         writeln!(out, "open blocks over {transport:?}: {} /s, Poisson", figure(*rate))?;
     }
