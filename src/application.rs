@@ -127,15 +127,12 @@ pub fn with_signature(
 
 fn check_outputs(application: &Application) -> Result<(), PredictError> {
     let name = &application.name;
-    let known = || {
-        application.outputs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let known =
+        || application.outputs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
     let find = |field: &str, output: &str| {
-        application
-            .outputs
-            .iter()
-            .find(|spec| spec.name == output)
-            .ok_or_else(|| invalid(name, field, &format!("one of the outputs ({})", known()), output))
+        application.outputs.iter().find(|spec| spec.name == output).ok_or_else(|| {
+            invalid(name, field, &format!("one of the outputs ({})", known()), output)
+        })
     };
     if let Some(output) = &application.label_output {
         find("label_output", output)?;
@@ -143,7 +140,12 @@ fn check_outputs(application: &Application) -> Result<(), PredictError> {
     if let Some(output) = &application.scores_output {
         let spec = find("scores_output", output)?;
         if !matches!(spec.datatype, DataType::Fp32 | DataType::Fp64) {
-            return Err(invalid(name, "scores_output", "FP32 or FP64 scores", spec.datatype.name()));
+            return Err(invalid(
+                name,
+                "scores_output",
+                "FP32 or FP64 scores",
+                spec.datatype.name(),
+            ));
         }
     }
     if !application.default_output.is_empty() {
@@ -153,7 +155,12 @@ fn check_outputs(application: &Application) -> Result<(), PredictError> {
                 .iter()
                 .find(|tensor| tensor.name() == spec.name)
                 .ok_or_else(|| {
-                    invalid(name, "default_output", "a tensor for each output", &format!("none for '{}'", spec.name))
+                    invalid(
+                        name,
+                        "default_output",
+                        "a tensor for each output",
+                        &format!("none for '{}'", spec.name),
+                    )
                 })?;
             spec.check(tensor).map_err(|error| {
                 PredictError::invalid(format!("application '{name}': default_output: {error}"))
@@ -181,7 +188,12 @@ fn arms(wire: &v1::Application) -> Result<Vec<Arm>, PredictError> {
             return Err(invalid(&wire.name, "links", "'name' or 'name:version'", &link.model));
         }
         if !seen.insert(link.model.as_str()) {
-            return Err(invalid(&wire.name, "links", "each model once", &format!("'{}' twice", link.model)));
+            return Err(invalid(
+                &wire.name,
+                "links",
+                "each model once",
+                &format!("'{}' twice", link.model),
+            ));
         }
         let sorted = |map: &std::collections::HashMap<String, String>| {
             let mut pairs: Vec<_> = map.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -206,7 +218,12 @@ fn task(wire: &v1::Application) -> Result<Task, PredictError> {
         Ok(v1::Task::Unspecified) if named => Task::Classification,
         Ok(v1::Task::Unspecified) => Task::Opaque,
         Err(_) => {
-            return Err(invalid(&wire.name, "task", "classification, regression or opaque", &wire.task.to_string()));
+            return Err(invalid(
+                &wire.name,
+                "task",
+                "classification, regression or opaque",
+                &wire.task.to_string(),
+            ));
         }
     };
     let complete = match task {
@@ -231,7 +248,12 @@ fn loss(wire: &v1::Application, task: Task) -> Result<(Loss, f64), PredictError>
         (Ok(v1::Loss::Squared), _) => Loss::Squared,
         (Ok(v1::Loss::Absolute), _) => Loss::Absolute,
         (Err(_), _) => {
-            return Err(invalid(name, "loss", "zero_one, log, squared or absolute", &wire.loss.to_string()));
+            return Err(invalid(
+                name,
+                "loss",
+                "zero_one, log, squared or absolute",
+                &wire.loss.to_string(),
+            ));
         }
     };
     if loss == Loss::Log && wire.scores_output.is_empty() {
@@ -258,7 +280,11 @@ fn max_age(name: &str, wire: &v1::Application) -> Result<Option<Duration>, Predi
     Ok(cache.enabled.unwrap_or(true).then(|| max_age.unwrap_or(DEFAULT_MAX_AGE)))
 }
 
-fn specs(name: &str, field: &str, wire: &[v1::TensorSpec]) -> Result<Vec<TensorSpec>, PredictError> {
+fn specs(
+    name: &str,
+    field: &str,
+    wire: &[v1::TensorSpec],
+) -> Result<Vec<TensorSpec>, PredictError> {
     let mut specs: Vec<TensorSpec> = Vec::with_capacity(wire.len());
     for spec in wire {
         let spec = TensorSpec::try_from(spec.clone()).map_err(|error| {
@@ -296,7 +322,10 @@ fn invalid(application: &str, field: &str, expected: &str, got: &str) -> Predict
 /// # Errors
 ///
 /// INVALID_ARGUMENT where it is negative or malformed.
-pub fn duration(field: &str, wire: Option<&WireDuration>) -> Result<Option<Duration>, PredictError> {
+pub fn duration(
+    field: &str,
+    wire: Option<&WireDuration>,
+) -> Result<Option<Duration>, PredictError> {
     let Some(wire) = wire else { return Ok(None) };
     let duration = Duration::try_from(*wire).map_err(|_| {
         PredictError::invalid(format!(
@@ -352,12 +381,18 @@ mod tests {
             ("confidence_threshold", |a| a.confidence_threshold = f32::NAN),
             ("label_output", |a| {
                 a.label_output = "x".into();
-                a.outputs.push(v1::TensorSpec { name: "y".into(), datatype: "INT64".into(), shape: vec![-1] });
+                a.outputs.push(v1::TensorSpec {
+                    name: "y".into(),
+                    datatype: "INT64".into(),
+                    shape: vec![-1],
+                });
             }),
             ("loss_cap", |a| {
                 a.task = v1::Task::Regression.into();
             }),
-            ("softmax", |a| a.policy = Some(v1::Policy { name: "softmax".into(), ..Default::default() })),
+            ("softmax", |a| {
+                a.policy = Some(v1::Policy { name: "softmax".into(), ..Default::default() })
+            }),
         ];
         for (expected, change) in cases {
             let mut wire = minimal();

@@ -109,7 +109,11 @@ impl Applications {
     ) -> Result<Self, ChangeError> {
         let put = parts.state.applications()?;
         let this = Self {
-            inner: Arc::new(Inner { parts, served: ArcSwap::default(), change: Default::default() }),
+            inner: Arc::new(Inner {
+                parts,
+                served: ArcSwap::default(),
+                change: Default::default(),
+            }),
         };
         let mut all = BTreeMap::new();
         for wire in put {
@@ -117,7 +121,9 @@ impl Applications {
         }
         for wire in declared {
             let origin = Origin::File(source.into());
-            if let Some((_, Origin::File(_))) = all.insert(wire.name.clone(), (wire.clone(), origin)) {
+            if let Some((_, Origin::File(_))) =
+                all.insert(wire.name.clone(), (wire.clone(), origin))
+            {
                 return Err(PredictError::invalid(format!(
                     "application '{}' is declared twice in {source}",
                     wire.name
@@ -294,7 +300,8 @@ impl Applications {
     /// A version's objective is the smallest among the applications linked to it. Called after
     /// every change of applications and of what a bare name stands for.
     pub fn hand_down_objectives(&self) {
-        let mut smallest: HashMap<ModelId, (std::time::Duration, std::time::Duration)> = HashMap::new();
+        let mut smallest: HashMap<ModelId, (std::time::Duration, std::time::Duration)> =
+            HashMap::new();
         for served in self.inner.served.load().values() {
             let application = &served.checked;
             for arm in &application.arms {

@@ -22,7 +22,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use skysail_containers::{BatchObserver, BatchReport, DropReason};
-use skysail_selection::{Acknowledgement, Status};
+use skysail_selection::{Status, query::Acknowledgement};
 
 /// By which door a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,11 @@ impl Metrics {
             Unit::Seconds,
             m.request_seconds.clone(),
         );
-        skysail.register("goodput", "Answers by their deadline, defaults not counted", m.goodput.clone());
+        skysail.register(
+            "goodput",
+            "Answers by their deadline, defaults not counted",
+            m.goodput.clone(),
+        );
         skysail.register("feedback", "Feedback by what became of it", m.feedback.clone());
         skysail.register("refusals", "Queries refused, by reason", m.refusals.clone());
         skysail.register("batch_rows", "Rows per batch that a replica ran", m.batch_rows.clone());
@@ -218,7 +222,13 @@ impl Metrics {
         self.refused("unknown", code, "unknown_application", protocol);
     }
 
-    fn refused(&self, application: &str, code: tonic::Code, reason: &'static str, protocol: Protocol) {
+    fn refused(
+        &self,
+        application: &str,
+        code: tonic::Code,
+        reason: &'static str,
+        protocol: Protocol,
+    ) {
         self.requests
             .get_or_create(&RequestLabels {
                 application: application.to_owned(),
@@ -294,7 +304,11 @@ impl BatchObserver for Metrics {
             .observe(report.rows as f64);
         for (stage, took) in [("queue", report.queue_max), ("compute", report.compute)] {
             self.stage_seconds
-                .get_or_create(&StageLabels { model: model.clone(), version: version.clone(), stage })
+                .get_or_create(&StageLabels {
+                    model: model.clone(),
+                    version: version.clone(),
+                    stage,
+                })
                 .observe(took.as_secs_f64());
         }
         let reason = report.release.name();
@@ -320,7 +334,11 @@ impl Sampled {
         registry.register("cache_hits", "Look-ups answered", self.cache_hits.clone());
         registry.register("cache_misses", "Look-ups not answered", self.cache_misses.clone());
         registry.register("cache_joins", "Look-ups that joined a call", self.cache_joins.clone());
-        registry.register("cache_evictions", "Entries given up for room", self.cache_evictions.clone());
+        registry.register(
+            "cache_evictions",
+            "Entries given up for room",
+            self.cache_evictions.clone(),
+        );
         registry.register("cache_bytes", "Accounted bytes", self.cache_bytes.clone());
     }
 

@@ -59,10 +59,8 @@ impl Server {
     /// Something of the configuration cannot be had; the message says what and how to mend it.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         if !config.models.is_empty() {
-            let library = init_onnx_runtime(
-                config.onnxruntime.as_deref(),
-                config.ort_dylib_path.as_deref(),
-            )?;
+            let library =
+                init_onnx_runtime(config.onnxruntime.as_deref(), config.ort_dylib_path.as_deref())?;
             tracing::info!(library = %library.display(), "found ONNX Runtime");
         }
         let mut registry = Registry::default();
@@ -208,8 +206,7 @@ async fn serve_grpc(
         .add_service(reflection);
     // Answers are small and somebody waits for each.
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    let task =
-        tokio::spawn(router.serve_with_incoming_shutdown(incoming, until_stopped(stopping)));
+    let task = tokio::spawn(router.serve_with_incoming_shutdown(incoming, until_stopped(stopping)));
     Ok((address, task, health))
 }
 
@@ -220,14 +217,16 @@ async fn serve_http(
 ) -> anyhow::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
     let listener = listen(&config.http, "--http").await?;
     let address = listener.local_addr()?;
-    let serve = axum::serve(listener, http::router(face))
-        .with_graceful_shutdown(until_stopped(stopping));
+    let serve =
+        axum::serve(listener, http::router(face)).with_graceful_shutdown(until_stopped(stopping));
     Ok((address, tokio::spawn(serve.into_future())))
 }
 
 async fn listen(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}; give another address with {flag} (port 0 picks a free one)")
+        format!(
+            "cannot listen on {address}; give another address with {flag} (port 0 picks a free one)"
+        )
     })
 }
 

@@ -11,24 +11,69 @@ type Break = fn(&mut v1::PredictRequest);
 
 /// What is wrong, the code, and words that the message must hold.
 const CASES: [(&str, Break, Code, &[&str]); 10] = [
-    ("unknown application", |r| r.application = "nobody".into(), Code::NotFound, &["'nobody'", "app"]),
-    ("wrong datatype", |r| {
-        r.inputs[0].datatype = "FP64".into();
-        r.inputs[0].shape = vec![1, 1];
-    }, Code::InvalidArgument, &["'x'", "expected datatype FP32", "got FP64"]),
-    ("no datatype", |r| r.inputs[0].datatype = "FLOAT".into(), Code::InvalidArgument, &["'FLOAT'", "FP32"]),
-    ("wrong shape", |r| r.inputs[0].shape = vec![2, 1], Code::InvalidArgument, &["expected shape [any, 2]", "got [2, 1]"]),
-    ("bytes that do not match the shape", |r| r.inputs[0].shape = vec![3, 2], Code::InvalidArgument, &["takes 24 bytes", "got 8"]),
-    ("zero rows", |r| {
-        r.inputs[0].shape = vec![0, 2];
-        r.inputs[0].data.clear();
-    }, Code::InvalidArgument, &["zero rows"]),
+    (
+        "unknown application",
+        |r| r.application = "nobody".into(),
+        Code::NotFound,
+        &["'nobody'", "app"],
+    ),
+    (
+        "wrong datatype",
+        |r| {
+            r.inputs[0].datatype = "FP64".into();
+            r.inputs[0].shape = vec![1, 1];
+        },
+        Code::InvalidArgument,
+        &["'x'", "expected datatype FP32", "got FP64"],
+    ),
+    (
+        "no datatype",
+        |r| r.inputs[0].datatype = "FLOAT".into(),
+        Code::InvalidArgument,
+        &["'FLOAT'", "FP32"],
+    ),
+    (
+        "wrong shape",
+        |r| r.inputs[0].shape = vec![2, 1],
+        Code::InvalidArgument,
+        &["expected shape [any, 2]", "got [2, 1]"],
+    ),
+    (
+        "bytes that do not match the shape",
+        |r| r.inputs[0].shape = vec![3, 2],
+        Code::InvalidArgument,
+        &["takes 24 bytes", "got 8"],
+    ),
+    (
+        "zero rows",
+        |r| {
+            r.inputs[0].shape = vec![0, 2];
+            r.inputs[0].data.clear();
+        },
+        Code::InvalidArgument,
+        &["zero rows"],
+    ),
     ("no input", |r| r.inputs.clear(), Code::InvalidArgument, &["missing input", "x FP32"]),
-    ("unknown input", |r| r.inputs[0].name = "y".into(), Code::InvalidArgument, &["no input 'y'", "x"]),
-    ("unknown output", |r| r.outputs = vec!["z".into()], Code::InvalidArgument, &["no output 'z'", "label"]),
-    ("negative timeout", |r| {
-        r.timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
-    }, Code::InvalidArgument, &["timeout", "not negative"]),
+    (
+        "unknown input",
+        |r| r.inputs[0].name = "y".into(),
+        Code::InvalidArgument,
+        &["no input 'y'", "x"],
+    ),
+    (
+        "unknown output",
+        |r| r.outputs = vec!["z".into()],
+        Code::InvalidArgument,
+        &["no output 'z'", "label"],
+    ),
+    (
+        "negative timeout",
+        |r| {
+            r.timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
+        },
+        Code::InvalidArgument,
+        &["timeout", "not negative"],
+    ),
 ];
 
 fn broken(change: Break) -> v1::PredictRequest {
@@ -65,8 +110,12 @@ async fn a_stream_goes_on_over_refused_messages() {
         requests.push(request);
         requests.push(query("app", &format!("good {index}"), &[[index as f32, 2.5]]));
     }
-    let mut answers =
-        server.prediction().predict_stream(futures::stream::iter(requests)).await.unwrap().into_inner();
+    let mut answers = server
+        .prediction()
+        .predict_stream(futures::stream::iter(requests))
+        .await
+        .unwrap()
+        .into_inner();
     let mut seen = 0;
     while let Some(answer) = answers.message().await.unwrap() {
         seen += 1;
@@ -98,9 +147,14 @@ async fn a_message_above_the_limit_is_out_of_range_and_names_both_sizes() {
     assert!(refused.message().contains("1048576"), "{refused}");
 
     // In a stream it alone ends it; what was read before is answered.
-    let requests = [query("app", "first", &[[1.0, 2.0]]), huge, query("app", "late", &[[1.0, 2.0]])];
-    let mut answers =
-        server.prediction().predict_stream(futures::stream::iter(requests)).await.unwrap().into_inner();
+    let requests =
+        [query("app", "first", &[[1.0, 2.0]]), huge, query("app", "late", &[[1.0, 2.0]])];
+    let mut answers = server
+        .prediction()
+        .predict_stream(futures::stream::iter(requests))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(answers.message().await.unwrap().unwrap().request_id, "first");
     assert_eq!(answers.message().await.unwrap_err().code(), Code::OutOfRange);
     // And nobody else is disturbed.
@@ -114,7 +168,8 @@ async fn nan_scores_are_a_failure_of_their_row_alone() {
     let refused = server.prediction().predict(query("app", "", &[[-1.0, -2.0]])).await.unwrap_err();
     assert_eq!(refused.code(), Code::Internal, "{refused}");
     assert!(refused.message().contains("NaN"), "{refused}");
-    let answer = server.prediction().predict(query("app", "", &[[1.0, 2.0], [3.0, 2.0]])).await.unwrap();
+    let answer =
+        server.prediction().predict(query("app", "", &[[1.0, 2.0], [3.0, 2.0]])).await.unwrap();
     assert_eq!(labels(answer.get_ref()), [1, 0]);
 }
 
@@ -155,7 +210,8 @@ async fn feedback_is_refused_in_the_documented_order() {
 
     let mut outcomes = Vec::new();
     for _ in 0..2 {
-        outcomes.push(feedback.observe(label("app", &id, &[1])).await.unwrap().into_inner().outcome());
+        outcomes
+            .push(feedback.observe(label("app", &id, &[1])).await.unwrap().into_inner().outcome());
     }
     assert_eq!(outcomes, [v1::FeedbackOutcome::Applied, v1::FeedbackOutcome::Duplicate]);
     // A decision of another application is unknown to this one.
@@ -167,8 +223,10 @@ async fn feedback_is_refused_in_the_documented_order() {
 
     // In a stream, too, which goes on.
     let fresh = decision("app").await;
-    let messages = [label("nobody", &id, &[1]), reward("one", &id, 7.0), label("app", &fresh, &[1])];
-    let mut answers = feedback.observe_stream(futures::stream::iter(messages)).await.unwrap().into_inner();
+    let messages =
+        [label("nobody", &id, &[1]), reward("one", &id, 7.0), label("app", &fresh, &[1])];
+    let mut answers =
+        feedback.observe_stream(futures::stream::iter(messages)).await.unwrap().into_inner();
     let mut codes = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
         codes.push(answer.error.map_or(0, |error| error.code));

@@ -12,8 +12,12 @@ const FEEDBACKS: usize = 1_000;
 async fn decisions(server: &Server) -> Vec<String> {
     let requests = (0..FEEDBACKS).map(|i| query("app", &i.to_string(), &[[i as f32, 500.5]]));
     let requests: Vec<_> = requests.collect();
-    let mut answers =
-        server.prediction().predict_stream(futures::stream::iter(requests)).await.unwrap().into_inner();
+    let mut answers = server
+        .prediction()
+        .predict_stream(futures::stream::iter(requests))
+        .await
+        .unwrap()
+        .into_inner();
     let mut ids = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
         assert_eq!(answer.error, None);
@@ -32,8 +36,12 @@ async fn observations(server: &Server) -> Vec<u64> {
 /// Sends feedback for `ids` and hands back the outcomes.
 async fn observe(server: &Server, ids: &[String]) -> Vec<v1::FeedbackOutcome> {
     let messages: Vec<_> = ids.iter().map(|id| label("app", id, &[0])).collect();
-    let mut answers =
-        server.feedback().observe_stream(futures::stream::iter(messages)).await.unwrap().into_inner();
+    let mut answers = server
+        .feedback()
+        .observe_stream(futures::stream::iter(messages))
+        .await
+        .unwrap()
+        .into_inner();
     let mut outcomes = Vec::new();
     while let Some(answer) = answers.message().await.unwrap() {
         assert_eq!(answer.error, None);
@@ -65,8 +73,12 @@ async fn feedback_cut_off_by_kill_9_is_neither_lost_nor_doubled() {
     let server = Server::start(ROOT, folder.path()).await;
     let ids = decisions(&server).await;
     let messages: Vec<_> = ids.iter().map(|id| label("app", id, &[0])).collect();
-    let mut answers =
-        server.feedback().observe_stream(futures::stream::iter(messages)).await.unwrap().into_inner();
+    let mut answers = server
+        .feedback()
+        .observe_stream(futures::stream::iter(messages))
+        .await
+        .unwrap()
+        .into_inner();
     let mut acknowledged = 0_u64;
     while acknowledged < 300 {
         let answer = answers.message().await.unwrap().expect("the stream goes on");
@@ -80,7 +92,8 @@ async fn feedback_cut_off_by_kill_9_is_neither_lost_nor_doubled() {
     assert!((acknowledged..=FEEDBACKS as u64).contains(&kept), "{kept} of {acknowledged}");
     // The client sends all of it again, as one does who got no answer.
     let outcomes = observe(&server, &ids).await;
-    let applied = outcomes.iter().filter(|outcome| **outcome == v1::FeedbackOutcome::Applied).count();
+    let applied =
+        outcomes.iter().filter(|outcome| **outcome == v1::FeedbackOutcome::Applied).count();
     assert_eq!(applied as u64 + kept, FEEDBACKS as u64);
     assert_eq!(observations(&server).await, [FEEDBACKS as u64; 2]);
 }
@@ -108,7 +121,11 @@ path = "ROOT/tests/models/root.onnx"
     };
     let put = v1::PutApplicationRequest { application: Some(application.clone()) };
     server.admin().put_application(put).await.unwrap();
-    let set = |version: &str| v1::SetVersionRequest { model: "a".into(), version: version.into(), reset: false };
+    let set = |version: &str| v1::SetVersionRequest {
+        model: "a".into(),
+        version: version.into(),
+        reset: false,
+    };
     server.admin().set_version(set("2")).await.unwrap();
     let refused = server.admin().set_version(set("9")).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound, "{refused}");
@@ -146,7 +163,12 @@ async fn a_shutdown_finishes_what_was_accepted() {
     let first = answers.message().await.unwrap().unwrap();
     let mut feedback = server.feedback();
     assert_eq!(
-        feedback.observe(label("app", &first.decision_id, &[0])).await.unwrap().into_inner().outcome(),
+        feedback
+            .observe(label("app", &first.decision_id, &[0]))
+            .await
+            .unwrap()
+            .into_inner()
+            .outcome(),
         v1::FeedbackOutcome::Applied
     );
     let ready = server.get("/health/ready").await;

@@ -115,7 +115,7 @@ pub struct DecisionRecord {
     #[serde(default, skip_serializing_if = "is_empty")]
     pub context: Arc<str>,
     /// The context features, by value.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "numbers", skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<f32>,
     /// The policy that drew.
     pub policy: Arc<str>,
@@ -129,6 +129,25 @@ pub struct DecisionRecord {
 
 fn is_empty(text: &Arc<str>) -> bool {
     text.is_empty()
+}
+
+/// JSON writes what is no number as null; a model may say it, and the rest must be read back.
+fn numbers<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<f32>, D::Error> {
+    Ok(Numbers::deserialize(deserializer)?.into())
+}
+
+fn rows<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<f32>>, D::Error> {
+    let rows = Vec::<Numbers>::deserialize(deserializer)?;
+    Ok(rows.into_iter().map(Vec::from).collect())
+}
+
+#[derive(Deserialize)]
+struct Numbers(Vec<Option<f32>>);
+
+impl From<Numbers> for Vec<f32> {
+    fn from(Numbers(numbers): Numbers) -> Self {
+        numbers.into_iter().map(|number| number.unwrap_or(f32::NAN)).collect()
+    }
 }
 
 /// One arm in a decision.
@@ -149,7 +168,7 @@ pub struct ArmRecord {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<Option<Label>>,
     /// Its scores per row, kept where the loss needs them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "rows", skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<Vec<f32>>,
 }
 

@@ -107,7 +107,11 @@ fn one_line(application: &v1::Application) -> String {
     )
 }
 
-async fn get(admin: &mut AdminClient<Channel>, name: String, context: String) -> anyhow::Result<()> {
+async fn get(
+    admin: &mut AdminClient<Channel>,
+    name: String,
+    context: String,
+) -> anyhow::Result<()> {
     let request = v1::GetApplicationRequest { name: name.clone() };
     let application = admin.get_application(request).await.map_err(refused)?.into_inner();
     crate::say!("{}", one_line(&application.application.unwrap_or_default()));
@@ -153,8 +157,7 @@ fn show_version(model: &v1::Model, version: &v1::ModelVersion) {
     let specs = |specs: &[v1::TensorSpec]| {
         specs.iter().filter_map(|spec| TensorSpec::try_from(spec.clone()).ok()).collect()
     };
-    let signature =
-        Signature { inputs: specs(&version.inputs), outputs: specs(&version.outputs) };
+    let signature = Signature { inputs: specs(&version.inputs), outputs: specs(&version.outputs) };
     crate::say!("{}:{}{current} {signature}", model.name, version.version);
     for container in &version.containers {
         let state = v1::ContainerState::try_from(container.state).unwrap_or_default();

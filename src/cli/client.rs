@@ -12,7 +12,12 @@ use tonic::{
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerAddress {
     /// The server's gRPC address.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7400", env = "SKYSAIL_SERVER")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7400",
+        env = "SKYSAIL_SERVER"
+    )]
     pub server: String,
 }
 

@@ -63,11 +63,14 @@ async fn only_input(
             models.iter().find(|model| model.name == name)
         });
         let version = first.and_then(|model| model.versions.first());
-        names = version.map(|v| v.inputs.iter().map(|i| i.name.clone()).collect()).unwrap_or_default();
+        names =
+            version.map(|v| v.inputs.iter().map(|i| i.name.clone()).collect()).unwrap_or_default();
     }
     match names.as_slice() {
         [only] => Ok(only.clone()),
-        names => bail!("name the input with --input-name; the application takes: {}", names.join(", ")),
+        names => {
+            bail!("name the input with --input-name; the application takes: {}", names.join(", "))
+        }
     }
 }
 
@@ -81,7 +84,8 @@ fn read_npy(path: &Path, name: &str) -> anyhow::Result<Tensor> {
     }
     let datatype = datatype(&header.dtype())
         .with_context(|| format!("{}: datatype {}", path.display(), header.dtype().descr()))?;
-    let mut shape: Vec<i64> = header.shape().iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
+    let mut shape: Vec<i64> =
+        header.shape().iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
     if shape.len() == 1 {
         shape.insert(0, 1);
     }
@@ -123,7 +127,13 @@ fn show(response: &v1::PredictResponse) -> anyhow::Result<()> {
     }
     for output in &response.outputs {
         let tensor = Tensor::try_from(output.clone())?;
-        crate::say!("{} {} {:?}: {}", tensor.name(), tensor.datatype(), tensor.shape(), elements(&tensor));
+        crate::say!(
+            "{} {} {:?}: {}",
+            tensor.name(),
+            tensor.datatype(),
+            tensor.shape(),
+            elements(&tensor)
+        );
     }
     let confidence: Vec<_> = response.confidence.iter().map(|c| format!("{c:.3}")).collect();
     crate::say!("confidence {}", confidence.join(" "));

@@ -127,13 +127,25 @@ pub fn parse_applications(path: &Path) -> Result<Vec<v1::Application>, ConfigErr
 impl Raw {
     pub(super) fn wire(self) -> Result<v1::Application, Wrong> {
         let field = |name: &str| format!("application '{}': {name}", self.name);
-        let task = named(&self.task, "TASK_", v1::Task::from_str_name)
-            .ok_or_else(|| (field("task"), "\"classification\", \"regression\" or \"opaque\"", format!("{:?}", self.task)))?;
-        let loss = named(&self.loss, "LOSS_", v1::Loss::from_str_name)
-            .ok_or_else(|| (field("loss"), "\"zero_one\", \"log\", \"squared\" or \"absolute\"", format!("{:?}", self.loss)))?;
-        let default_output = self.default_output.into_iter().map(Value::tensor).collect::<Result<_, _>>();
-        let default_output = default_output
-            .map_err(|got| (format!("application '{}': default_output", self.name), "values of the datatype", got))?;
+        let task = named(&self.task, "TASK_", v1::Task::from_str_name).ok_or_else(|| {
+            (
+                field("task"),
+                "\"classification\", \"regression\" or \"opaque\"",
+                format!("{:?}", self.task),
+            )
+        })?;
+        let loss = named(&self.loss, "LOSS_", v1::Loss::from_str_name).ok_or_else(|| {
+            (
+                field("loss"),
+                "\"zero_one\", \"log\", \"squared\" or \"absolute\"",
+                format!("{:?}", self.loss),
+            )
+        })?;
+        let default_output =
+            self.default_output.into_iter().map(Value::tensor).collect::<Result<_, _>>();
+        let default_output = default_output.map_err(|got| {
+            (format!("application '{}': default_output", self.name), "values of the datatype", got)
+        })?;
         Ok(v1::Application {
             inputs: self.inputs.into_iter().map(Spec::wire).collect(),
             outputs: self.outputs.into_iter().map(Spec::wire).collect(),
@@ -164,7 +176,11 @@ impl Raw {
 }
 
 /// `Some(None)`: nothing stands there; `None`: what stands there is no such name.
-fn named<T>(text: &Option<String>, prefix: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+fn named<T>(
+    text: &Option<String>,
+    prefix: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<Option<T>> {
     match text {
         None => Some(None),
         Some(text) if text.chars().all(|c| c.is_ascii_lowercase() || c == '_') => {
@@ -212,7 +228,11 @@ impl Value {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating, as `as` is")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturating, as `as` is"
+)]
 fn encoder(datatype: &str) -> Option<fn(f64) -> Vec<u8>> {
     Some(match datatype {
         "BOOL" | "UINT8" => |number| vec![number as u8],

@@ -143,7 +143,8 @@ impl Config {
                 return Err(value("state.sync", "\"group\" or \"interval\"", other.to_owned()));
             }
         };
-        let models = raw.model.into_iter().map(|model| model.config(folder)).collect::<Result<_, _>>();
+        let models =
+            raw.model.into_iter().map(|model| model.config(folder)).collect::<Result<_, _>>();
         let models = models.map_err(|(field, expected, got)| value(&field, expected, got))?;
         let stream_in_flight = server.stream_in_flight.unwrap_or(default.stream_in_flight);
         if stream_in_flight == 0 {
@@ -195,7 +196,11 @@ impl raw::Model {
             Some(raw::Batch::Name(name)) if name == "none" => BatchStrategy::None,
             Some(raw::Batch::Rows(rows)) if rows > 0 => BatchStrategy::Fixed(rows),
             Some(other) => {
-                return Err((field("batch"), "\"aimd\", \"none\" or a number of rows", format!("{other:?}")));
+                return Err((
+                    field("batch"),
+                    "\"aimd\", \"none\" or a number of rows",
+                    format!("{other:?}"),
+                ));
             }
         };
         let positive = |name: &str, number: Option<usize>| match number {
@@ -209,7 +214,10 @@ impl raw::Model {
             batch,
             batch_wait: self.batch_wait.unwrap_or_default(),
             device,
-            ..ModelConfig::new(ModelId::new(self.name.as_str(), self.version.as_str()), folder.join(&self.path))
+            ..ModelConfig::new(
+                ModelId::new(self.name.as_str(), self.version.as_str()),
+                folder.join(&self.path),
+            )
         })
     }
 }

@@ -66,10 +66,14 @@ pub(super) enum Batch {
 }
 
 /// A duration as people write it, like `20ms` or `1h`.
-pub(super) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let duration = humantime::parse_duration(&text).map_err(|error| {
-        serde::de::Error::custom(format!("expected a duration like \"20ms\", got \"{text}\": {error}"))
+        serde::de::Error::custom(format!(
+            "expected a duration like \"20ms\", got \"{text}\": {error}"
+        ))
     })?;
     Ok(Some(duration))
 }

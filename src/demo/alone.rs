@@ -3,9 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Context;
-use skysail_proto::pb::v1::{
-    self, admin_client::AdminClient, prediction_client::PredictionClient,
-};
+use skysail_proto::pb::v1::{self, admin_client::AdminClient, prediction_client::PredictionClient};
 
 use super::{
     APPLICATION, BROKEN,
@@ -57,7 +55,8 @@ pub(super) async fn ask(
     let (broken, good, bad) = BROKEN;
     let mut alone = Alone { arms: Vec::new(), bad: Vec::new() };
     for link in &application.links {
-        let of = |version: &str| v1::Link { model: format!("{}:{version}", link.model), ..link.clone() };
+        let of =
+            |version: &str| v1::Link { model: format!("{}:{version}", link.model), ..link.clone() };
         if link.model == broken {
             alone.bad = labels(server, &application, of(bad), images, &blocks).await?;
             let labels = labels(server, &application, of(good), images, &blocks).await?;

@@ -4,13 +4,24 @@ use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::{alone::Alone, data::Images, drive::Plan, tally::{Phase, Tally}};
+use super::{
+    alone::Alone,
+    data::Images,
+    drive::Plan,
+    tally::{Phase, Tally},
+};
 
 /// Queries that each point is over.
 const WINDOW: usize = 500;
 const STEP: usize = 50;
 
-pub(super) fn write(path: &Path, tally: &Tally, alone: &Alone, plan: &Plan, images: &Images) -> anyhow::Result<()> {
+pub(super) fn write(
+    path: &Path,
+    tally: &Tally,
+    alone: &Alone,
+    plan: &Plan,
+    images: &Images,
+) -> anyhow::Result<()> {
     let image = |query: usize| tally.offered[query].image;
     let broken = |query: usize| plan.phase(query) == Phase::Broken;
     let right = |query: usize, says: Option<i64>| says == Some(images.label(image(query)));
@@ -48,7 +59,12 @@ pub(super) fn write(path: &Path, tally: &Tally, alone: &Alone, plan: &Plan, imag
         RGBColor(235, 235, 235).filled(),
     )])?;
     // Told apart in grey, too: by darkness and width.
-    let styles = [BLACK.stroke_width(3), RGBColor(200, 60, 40).stroke_width(1), RGBColor(60, 110, 190).stroke_width(2), RGBColor(150, 150, 150).stroke_width(2)];
+    let styles = [
+        BLACK.stroke_width(3),
+        RGBColor(200, 60, 40).stroke_width(1),
+        RGBColor(60, 110, 190).stroke_width(2),
+        RGBColor(150, 150, 150).stroke_width(2),
+    ];
     for ((name, right), style) in curves.into_iter().zip(styles) {
         let points = moving(&right);
         chart

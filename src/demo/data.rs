@@ -60,7 +60,11 @@ pub(super) fn find(
     must_hold: &str,
 ) -> anyhow::Result<PathBuf> {
     if let Some(named) = named {
-        ensure!(named.join(must_hold).exists(), "--{flag} {}: there is no {must_hold}", named.display());
+        ensure!(
+            named.join(must_hold).exists(),
+            "--{flag} {}: there is no {must_hold}",
+            named.display()
+        );
         return Ok(named.to_owned());
     }
     let mut starts = vec![PathBuf::from("."), PathBuf::from("target")];

@@ -2,11 +2,7 @@
 //!
 //! One task does all of it, so that nothing has to be shared.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use anyhow::{Context, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -153,7 +149,8 @@ impl<'a> Drive<'a> {
         let objective = objective.context("the application has no objective")?;
         let (requests, receiver) = mpsc::channel(4096);
         let mut prediction = PredictionClient::new(server.channel.clone());
-        let responses = prediction.predict_stream(ReceiverStream::new(receiver)).await?.into_inner();
+        let responses =
+            prediction.predict_stream(ReceiverStream::new(receiver)).await?.into_inner();
         let (labels, receiver) = mpsc::channel(4096);
         let mut feedback = FeedbackClient::new(server.channel.clone());
         let acknowledgements =
@@ -231,7 +228,13 @@ impl<'a> Drive<'a> {
         if response.error.is_none() {
             let delay = Duration::from_secs_f64(self.delays.sample(&mut self.rng));
             let due = Due { query, decision_id: response.decision_id };
-            self.delayed.push(async move { tokio::time::sleep(delay).await; due }.boxed());
+            self.delayed.push(
+                async move {
+                    tokio::time::sleep(delay).await;
+                    due
+                }
+                .boxed(),
+            );
         }
         Ok(())
     }
@@ -256,7 +259,8 @@ impl<'a> Drive<'a> {
 
     fn acknowledged(&mut self, response: Option<v1::ObserveResponse>) -> anyhow::Result<()> {
         let Some(response) = response else { bail!("the server ended the stream of feedback") };
-        let query: usize = response.request_id.parse().context("an answer to no feedback of ours")?;
+        let query: usize =
+            response.request_id.parse().context("an answer to no feedback of ours")?;
         self.unacknowledged -= 1;
         self.tally.acknowledged(self.plan.phase(query), &response, self.offered);
         Ok(())

@@ -71,7 +71,8 @@ const BROKEN: (&str, &str, &str) = ("cnn", "1", "2");
 ///
 /// Models or data are missing, or the server failed.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let models = data::find("models", args.models.as_deref(), "models/fashion-mnist", "skysail.toml")?;
+    let models =
+        data::find("models", args.models.as_deref(), "models/fashion-mnist", "skysail.toml")?;
     let data = data::find("data", args.data.as_deref(), "setup/fashion-mnist", data::IMAGES)?;
     let images = data::Images::read(&data)?;
     let started = std::time::Instant::now();
@@ -93,7 +94,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let held = report::close(&tally, &alone, &plan, &images, counted);
     chart::write(&args.svg, &tally, &alone, &plan, &images)
         .with_context(|| format!("cannot write {}", args.svg.display()))?;
-    say!("the curve is in {}; it took {:.0} s", args.svg.display(), started.elapsed().as_secs_f64());
+    say!(
+        "the curve is in {}; it took {:.0} s",
+        args.svg.display(),
+        started.elapsed().as_secs_f64()
+    );
     anyhow::ensure!(held, "Skysail fell short of what the table above promises");
     Ok(())
 }

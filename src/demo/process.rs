@@ -73,7 +73,8 @@ impl Server {
 /// What the server counted as replies to queries of the demo's application, by `/metrics`.
 pub(super) async fn replies_counted(server: &Server) -> anyhow::Result<u64> {
     let mut stream = TcpStream::connect(&server.http).await?;
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.http);
+    let request =
+        format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.http);
     stream.write_all(request.as_bytes()).await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;

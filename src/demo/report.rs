@@ -63,10 +63,21 @@ struct Stretch {
 }
 
 /// Prints the closing table. True where Skysail held what it should.
-pub(super) fn close(tally: &Tally, alone: &Alone, plan: &Plan, images: &Images, counted: u64) -> bool {
+pub(super) fn close(
+    tally: &Tally,
+    alone: &Alone,
+    plan: &Plan,
+    images: &Images,
+    counted: u64,
+) -> bool {
     let from = |settled: &str, or: usize| tally.settled.get(settled).copied().unwrap_or(or);
     let stretches = [
-        Stretch { name: "before the fault".into(), queries: 0..plan.broken_at, rank: 0, broken: false },
+        Stretch {
+            name: "before the fault".into(),
+            queries: 0..plan.broken_at,
+            rank: 0,
+            broken: false,
+        },
         Stretch {
             name: format!("from {TURNED} labels into it"),
             queries: from("broken", plan.mended_at)..plan.mended_at,
@@ -111,8 +122,12 @@ pub(super) fn close(tally: &Tally, alone: &Alone, plan: &Plan, images: &Images, 
         Some(alone.says(best[usize::from(broken)], image(query), broken))
     });
     let skysail = row("Skysail", &|query, _| tally.offered[query].answer);
-    say!("(best in hindsight: {} while all are whole, {} while {} is broken)",
-        alone.arms[best[0]].0, alone.arms[best[1]].0, super::BROKEN.0);
+    say!(
+        "(best in hindsight: {} while all are whole, {} while {} is broken)",
+        alone.arms[best[0]].0,
+        alone.arms[best[1]].0,
+        super::BROKEN.0
+    );
     counts(tally, plan, counted);
     let mut held = tally.outcomes.values().sum::<u64>() == plan.queries as u64;
     if !held {
@@ -127,7 +142,12 @@ pub(super) fn close(tally: &Tally, alone: &Alone, plan: &Plan, images: &Images, 
         let holds = skysail[index] >= bar && !stretch.queries.is_empty();
         held &= holds;
         let word = if holds { "holds " } else { "MISSED" };
-        say!("{word}  {}: {:.4} ≥ {bar:.4} over {} queries", stretch.name, skysail[index], stretch.queries.len());
+        say!(
+            "{word}  {}: {:.4} ≥ {bar:.4} over {} queries",
+            stretch.name,
+            skysail[index],
+            stretch.queries.len()
+        );
     }
     held
 }
@@ -152,12 +172,24 @@ fn counts(tally: &Tally, plan: &Plan, counted: u64) {
     say!("");
     let outcomes = tally.outcomes.iter().map(|(name, count)| format!("{name} {count}"));
     say!("queries   offered {} = {}", plan.queries, outcomes.collect::<Vec<_>>().join(", "));
-    say!("          the server counted {counted} replies to them; in time {:.2} %",
-        share(tally.in_time, plan.queries as u64));
-    say!("latency   from the intended start, all offered: p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",
-        percentile(0.5), percentile(0.9), percentile(0.99), percentile(0.999), milliseconds(tally.latency.max()));
-    say!("cache     {} of {} model answers were kept ones ({:.1} %)",
-        tally.cached, tally.used, share(tally.cached, tally.used));
+    say!(
+        "          the server counted {counted} replies to them; in time {:.2} %",
+        share(tally.in_time, plan.queries as u64)
+    );
+    say!(
+        "latency   from the intended start, all offered: p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, p99.9 {:.1} ms, max {:.1} ms",
+        percentile(0.5),
+        percentile(0.9),
+        percentile(0.99),
+        percentile(0.999),
+        milliseconds(tally.latency.max())
+    );
+    say!(
+        "cache     {} of {} model answers were kept ones ({:.1} %)",
+        tally.cached,
+        tally.used,
+        share(tally.cached, tally.used)
+    );
     let feedback = tally.feedback.iter().map(|(name, count)| format!("{name} {count}"));
     say!("feedback  {}", feedback.collect::<Vec<_>>().join(", "));
     say!("");

@@ -113,7 +113,12 @@ impl Tally {
     }
 
     /// Feedback for a query of `phase` was answered, when `offered` queries had been offered.
-    pub(super) fn acknowledged(&mut self, phase: Phase, response: &v1::ObserveResponse, offered: usize) {
+    pub(super) fn acknowledged(
+        &mut self,
+        phase: Phase,
+        response: &v1::ObserveResponse,
+        offered: usize,
+    ) {
         let name = match (&response.error, v1::FeedbackOutcome::try_from(response.outcome)) {
             (Some(_), _) => "refused",
             (None, Ok(v1::FeedbackOutcome::Applied)) => "applied",
@@ -137,7 +142,12 @@ impl Tally {
     }
 
     /// The share of right answers among the last `window` queries that ended.
-    pub(super) fn recent_accuracy(&self, truth: impl Fn(usize) -> i64, offered: usize, window: usize) -> f64 {
+    pub(super) fn recent_accuracy(
+        &self,
+        truth: impl Fn(usize) -> i64,
+        offered: usize,
+        window: usize,
+    ) -> f64 {
         let ended = self.offered[..offered].iter().rev().filter(|offered| offered.ended);
         let (mut right, mut all) = (0_u32, 0_u32);
         for query in ended.take(window) {

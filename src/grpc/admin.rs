@@ -128,10 +128,7 @@ impl Admin for AdminService {
         let request = request.get_ref();
         let selector = self.0.selector(&request.application).await?;
         let context = (!request.context_id.is_empty()).then_some(request.context_id.as_str());
-        selector
-            .reset(context)
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        selector.reset(context).await.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(v1::ResetSelectionResponse {}))
     }
 
@@ -170,9 +167,8 @@ impl Shared {
                     .iter()
                     .map(|version| {
                         let of = &version.model;
-                        let specs = |specs: &[TensorSpec]| {
-                            specs.iter().cloned().map(Into::into).collect()
-                        };
+                        let specs =
+                            |specs: &[TensorSpec]| specs.iter().cloned().map(Into::into).collect();
                         v1::ModelVersion {
                             version: of.id.version.as_ref().to_owned(),
                             inputs: specs(&of.signature.inputs),

@@ -3,9 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use skysail_proto::{Inputs, PredictError, Tensor, pb::v1};
-use skysail_selection::{
-    Application, Contribution, Outcome, Prediction, Query, RowStatus, Status,
-};
+use skysail_selection::{Application, Contribution, Outcome, Prediction, Query, RowStatus, Status};
 
 /// What of a request the answer needs again.
 #[derive(Debug)]

@@ -1,8 +1,13 @@
 //! `Feedback`: the door for what is known later.
 
-use skysail_proto::{Tensor, pb::v1::{self, feedback_server::Feedback as Service, observe_request}};
+use skysail_proto::{
+    Tensor,
+    pb::v1::{self, feedback_server::Feedback as Service, observe_request},
+};
 use skysail_selection::{
-    Acknowledgement, Application, DecisionId, Feedback, combine, query::FeedbackValue,
+    DecisionId, Feedback,
+    combine::Combiner,
+    query::{Acknowledgement, FeedbackValue},
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -67,8 +72,10 @@ impl Shared {
         &self,
         request: v1::ObserveRequest,
     ) -> Result<(v1::ObserveResponse, &'static str), Status> {
-        let served =
-            self.applications.get(&request.application).map_err(|error| status::of_predict(&error))?;
+        let served = self
+            .applications
+            .get(&request.application)
+            .map_err(|error| status::of_predict(&error))?;
         let selector = self
             .applications
             .selector(&served)
@@ -77,9 +84,9 @@ impl Shared {
         let target = request.target.ok_or_else(|| {
             Status::invalid_argument("no target; expected the decision_id of a prediction")
         })?;
-        let value = request.value.ok_or_else(|| {
-            Status::invalid_argument("no value; expected a label or a reward")
-        })?;
+        let value = request
+            .value
+            .ok_or_else(|| Status::invalid_argument("no value; expected a label or a reward"))?;
         let decision_id = match target {
             observe_request::Target::DecisionId(id) => id,
             observe_request::Target::Input(_) => {
@@ -88,7 +95,7 @@ impl Shared {
                 ));
             }
         };
-        let value = self::value(selector.application(), value)?;
+        let value = self::value(selector.combiner(), value)?;
         // An id that is none is one that nobody gave out.
         let acknowledgement = match decision_id.parse::<DecisionId>() {
             Ok(decision_id) => {
@@ -108,10 +115,7 @@ impl Shared {
     }
 }
 
-fn value(
-    application: &Application,
-    value: observe_request::Value,
-) -> Result<FeedbackValue, Status> {
+fn value(combiner: &Combiner, value: observe_request::Value) -> Result<FeedbackValue, Status> {
     match value {
         observe_request::Value::Reward(reward) if (0.0..=1.0).contains(&reward) => {
             Ok(FeedbackValue::Reward(reward))
@@ -126,9 +130,13 @@ fn value(
             }
             let tensor = Tensor::try_from(label)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
-            combine::labels_from_tensor(application, &tensor)
+            // How many the decision has is checked when it is found.
+            let rows =
+                tensor.rows().map_err(|error| Status::invalid_argument(error.to_string()))?;
+            combiner
+                .labels_from_tensor(&tensor, rows)
                 .map(FeedbackValue::Labels)
-                .map_err(|error| Status::invalid_argument(error.to_string()))
+                .map_err(Status::invalid_argument)
         }
     }
 }

@@ -12,7 +12,9 @@ use skysail_cache::CacheLayer;
 use skysail_containers::Models;
 use tokio::sync::watch;
 
-use crate::{applications::Applications, metrics::Metrics, record::DecisionLogFile, state::StateFile};
+use crate::{
+    applications::Applications, metrics::Metrics, record::DecisionLogFile, state::StateFile,
+};
 
 pub use admin::AdminService;
 pub use feedback::FeedbackService;

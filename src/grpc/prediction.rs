@@ -9,12 +9,7 @@ use skysail_proto::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, convert, stream};
-use crate::{
-    admit, application,
-    applications::Served,
-    metrics::Protocol,
-    status,
-};
+use crate::{admit, application, applications::Served, metrics::Protocol, status};
 
 /// Serves `Prediction`.
 #[derive(Clone, Debug)]

@@ -33,7 +33,13 @@ where
         let _ = stopping.wait_for(|stopping| *stopping).await;
     };
     let inbound: Inbound<Q> = Box::pin(inbound.take_until(Box::pin(stopped)));
-    Answers { inbound: Some(inbound), limit, answer, under_way: FuturesUnordered::new(), failed: None }
+    Answers {
+        inbound: Some(inbound),
+        limit,
+        answer,
+        under_way: FuturesUnordered::new(),
+        failed: None,
+    }
 }
 
 type Inbound<Q> = Pin<Box<dyn Stream<Item = Result<Q, Status>> + Send>>;
@@ -85,9 +91,7 @@ where
         // What was pushed above has to be polled by the set once, so that the set wakes us.
         match this.under_way.poll_next_unpin(cx) {
             Poll::Ready(Some(answer)) => Poll::Ready(Some(Ok(answer))),
-            Poll::Ready(None) if this.inbound.is_none() => {
-                Poll::Ready(this.failed.take().map(Err))
-            }
+            Poll::Ready(None) if this.inbound.is_none() => Poll::Ready(this.failed.take().map(Err)),
             _ => Poll::Pending,
         }
     }

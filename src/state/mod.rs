@@ -12,6 +12,8 @@
 //! It keeps no decision records; those are appended, never changed ([`record`](crate::record)).
 
 pub mod applications;
+#[cfg(test)]
+pub(crate) mod child;
 pub mod file;
 pub mod key;
 pub mod selection;
