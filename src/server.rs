@@ -1,7 +1,7 @@
 //! Starts all of it, and ends it: what was accepted is finished, what was acknowledged is kept.
 
 use std::{
-    future::Future,
+    future::IntoFuture,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -230,11 +230,9 @@ async fn listen(address: &str, flag: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn until_stopped(mut stopping: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
-    async move {
-        // An error means that the server is gone, which is a stop, too.
-        let _ = stopping.wait_for(|stopping| *stopping).await;
-    }
+async fn until_stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the server is gone, which is a stop, too.
+    let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// Gives back what the feedback windows do not need any more. Ends when the server stops.

@@ -1,6 +1,8 @@
 //! Bad input over the wire: its code and message, alone and inside a stream that goes on, and no
 //! effect on others.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{ROOT, Server, label, labels, query};

@@ -1,5 +1,7 @@
 //! What was acknowledged survives kill -9, and a shutdown finishes what was accepted.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{ROOT, Server, label, query};

@@ -1,6 +1,8 @@
 //! Regret against the reference values of facts/algorithms.md 5.4: five arms with mean rewards
 //! .6, .5, .5, .45, .4 and 10,000 queries. Seeds are 0, 1, …, so that a failure can be replayed.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{sync::Arc, thread};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};

@@ -1,5 +1,6 @@
 //! A real server in a process of its own, and clients of it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{path::Path, process::Stdio, time::Duration};
@@ -17,7 +18,7 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint};
 
 /// Two arms over one small model: its two versions are the same build under two names.
-pub const ROOT: &str = r#"
+pub(crate) const ROOT: &str = r#"
 [[model]]
 name = "a"
 version = "1"
@@ -46,16 +47,16 @@ policy = { name = "exp3" }
 links = [{ model = "a" }]
 "#;
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub grpc: String,
-    pub http: String,
-    pub channel: Channel,
+    pub(crate) grpc: String,
+    pub(crate) http: String,
+    pub(crate) channel: Channel,
 }
 
 impl Server {
     /// Starts it on free ports; `folder` holds its state and outlives it.
-    pub async fn start(config: &str, folder: &Path) -> Self {
+    pub(crate) async fn start(config: &str, folder: &Path) -> Self {
         let path = folder.join("skysail.toml");
         std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_skysail"))
@@ -82,30 +83,30 @@ impl Server {
         Self { child, grpc, http, channel }
     }
 
-    pub fn prediction(&self) -> PredictionClient<Channel> {
+    pub(crate) fn prediction(&self) -> PredictionClient<Channel> {
         PredictionClient::new(self.channel.clone())
     }
 
-    pub fn feedback(&self) -> FeedbackClient<Channel> {
+    pub(crate) fn feedback(&self) -> FeedbackClient<Channel> {
         FeedbackClient::new(self.channel.clone())
     }
 
-    pub fn admin(&self) -> AdminClient<Channel> {
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
         AdminClient::new(self.channel.clone())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
         kill_process(pid.unwrap(), signal).unwrap();
     }
 
     /// Kills it at once, as `kill -9` does.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
     /// Ends it in order and says whether it ended well.
-    pub async fn stop(mut self) -> bool {
+    pub(crate) async fn stop(mut self) -> bool {
         self.signal(Signal::TERM);
         drop(self.channel);
         let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
@@ -113,13 +114,13 @@ impl Server {
     }
 
     /// What `/metrics` says, summed over the lines that begin with `start`.
-    pub async fn metric(&self, start: &str) -> f64 {
+    pub(crate) async fn metric(&self, start: &str) -> f64 {
         let text = self.get("/metrics").await;
         let lines = text.lines().filter(|line| line.starts_with(start));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    pub async fn get(&self, path: &str) -> String {
+    pub(crate) async fn get(&self, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(&self.http).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -129,12 +130,12 @@ impl Server {
     }
 }
 
-pub fn fp32(values: &[f32]) -> Bytes {
+pub(crate) fn fp32(values: &[f32]) -> Bytes {
     values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
 /// A query of `rows` to `app`, under the request id `id`.
-pub fn query(application: &str, id: &str, rows: &[[f32; 2]]) -> v1::PredictRequest {
+pub(crate) fn query(application: &str, id: &str, rows: &[[f32; 2]]) -> v1::PredictRequest {
     v1::PredictRequest {
         application: application.into(),
         request_id: id.into(),
@@ -149,7 +150,7 @@ pub fn query(application: &str, id: &str, rows: &[[f32; 2]]) -> v1::PredictReque
 }
 
 /// The truth about the rows of a decision.
-pub fn label(application: &str, decision_id: &str, labels: &[i64]) -> v1::ObserveRequest {
+pub(crate) fn label(application: &str, decision_id: &str, labels: &[i64]) -> v1::ObserveRequest {
     let data: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
     v1::ObserveRequest {
         application: application.into(),
@@ -165,7 +166,7 @@ pub fn label(application: &str, decision_id: &str, labels: &[i64]) -> v1::Observ
     }
 }
 
-pub fn labels(response: &v1::PredictResponse) -> Vec<i64> {
+pub(crate) fn labels(response: &v1::PredictResponse) -> Vec<i64> {
     let output = response.outputs.iter().find(|output| output.name == "label").unwrap();
     output.data.chunks_exact(8).map(|chunk| i64::from_le_bytes(chunk.try_into().unwrap())).collect()
 }

@@ -95,7 +95,7 @@ async fn measure() {
         lat.sort();
         println!("  paced 20k/s: p50 {} p99 {} p999 {} ns", lat[10000], lat[19800], lat[19980]);
         log.flush().await.unwrap();
-        let mut find = |name: &str, ids: Vec<DecisionId>| {
+        let find = |name: &str, ids: Vec<DecisionId>| {
             let log = Arc::clone(&log);
             let name = name.to_owned();
             async move {
