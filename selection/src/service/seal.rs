@@ -109,7 +109,7 @@ impl Shared {
         match self.combiner.read(&tensors, rows) {
             Err(why) => Heard::without(place, Outcome::Failed, why),
             Ok(read) if !read.any_answered() => {
-                Heard::without(place, Outcome::Failed, "no row of its answer is a number")
+                Heard::without(place, Outcome::Failed, "every row of its answer is NaN or infinite")
             }
             Ok(read) => Heard {
                 place,
