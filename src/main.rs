@@ -1,6 +1,6 @@
 //! The `skysail` binary: reads the command line, and leaves the rest to the library.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use skysail::cli::Cli;
@@ -15,7 +15,11 @@ async fn main() -> ExitCode {
     // Standard output belongs to what the commands answer; the log goes to standard error.
     let default = if cli.is_quiet() { "warn" } else { "info" };
     let filter = EnvFilter::try_from_env("SKYSAIL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match cli.run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! The configuration file, in two stages: [`raw`] is what was written, [`Config`] what it means.
+//! The configuration file, in two stages: `raw` is what was written, [`Config`] what it means.
 //!
 //! Flags and environment are put over the file in `cli/serve.rs`; nothing here reads them.
 

@@ -11,7 +11,7 @@
 //! - `buffer`: what is not written yet
 //! - `writer`: the thread
 //! - `segments`, `segment`, `sidecar`: the files, and how a record is found in them
-//! - [`line`]: what a line may hold
+//! - [`mod@line`]: what a line may hold
 //!
 //! # What it does not do
 //!

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! - [`file`]: the file, and the one thread that writes to it in groups
+//! - [`mod@file`]: the file, and the one thread that writes to it in groups
 //! - [`selection`]: selection state and marks, behind `SelectionStore`
 //! - [`applications`]: applications put over the wire, and the current version of each model
 //! - [`key`]: how names become keys
