@@ -116,7 +116,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Drive<'a> {
     plan: &'a Plan,
     images: &'a Images,
+    /// One for arrivals and images, one for delays: replies come in an order of their own, and
+    /// must not change which images are offered.
     rng: StdRng,
+    delay_rng: StdRng,
     gaps: Exp<f64>,
     delays: Exp<f64>,
     admin: AdminClient<Channel>,
@@ -160,6 +163,7 @@ impl<'a> Drive<'a> {
             plan,
             images,
             rng: StdRng::seed_from_u64(plan.seed),
+            delay_rng: StdRng::seed_from_u64(!plan.seed),
             gaps: Exp::new(plan.rate)?,
             delays: Exp::new(1.0 / plan.label_delay.as_secs_f64().max(1e-6))?,
             admin,
@@ -226,7 +230,7 @@ impl<'a> Drive<'a> {
         let took_us = u64::try_from(intended.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.tally.replied(query, &response, took_us);
         if response.error.is_none() {
-            let delay = Duration::from_secs_f64(self.delays.sample(&mut self.rng));
+            let delay = Duration::from_secs_f64(self.delays.sample(&mut self.delay_rng));
             let due = Due { query, decision_id: response.decision_id };
             self.delayed.push(
                 async move {
