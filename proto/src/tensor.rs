@@ -175,7 +175,12 @@ impl Tensor {
     /// The same tensor under another name.
     #[must_use]
     pub fn renamed(&self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..self.clone() }
+        Self {
+            name: name.into(),
+            datatype: self.datatype,
+            shape: self.shape.clone(),
+            data: self.data.clone(),
+        }
     }
 
     /// The same tensor with bytes of its own, which pin no network frame.
@@ -301,7 +306,10 @@ impl Tensor {
     pub(crate) fn hash_into(&self, hasher: &mut blake3::Hasher) {
         hasher.update(&(self.name.len() as u64).to_le_bytes());
         hasher.update(self.name.as_bytes());
-        hasher.update(&[self.datatype as u8]);
+        // By name, which no release changes: front ends of several releases share keys.
+        let datatype = self.datatype.name();
+        hasher.update(&[datatype.len() as u8]);
+        hasher.update(datatype.as_bytes());
         hasher.update(&(self.shape.len() as u64).to_le_bytes());
         for dimension in &self.shape {
             hasher.update(&dimension.to_le_bytes());

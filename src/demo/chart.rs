@@ -42,7 +42,7 @@ pub(super) fn write(
     let root = SVGBackend::new(path, (900, 480)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption("Accuracy while the best model is broken and mended", ("sans-serif", 20))
+        .caption("Accuracy while the best model is broken (shaded) and mended", ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(56)

@@ -78,7 +78,7 @@ pub(super) struct Shared {
     /// Milliseconds back that feedback needs.
     pub(super) needed_ms: AtomicU64,
     /// Held as long as the log is open.
-    _lock: File,
+    lock: File,
 }
 
 /// A [`DecisionLog`] in files of one directory. Dropping it writes what it holds.
@@ -110,7 +110,7 @@ impl DecisionLogFile {
             // Until it is known what feedback needs, all of it may be.
             needed_ms: AtomicU64::new(u64::MAX),
             options,
-            _lock: lock,
+            lock,
         });
         let writer = Writer::new(Arc::clone(&shared));
         let thread = std::thread::Builder::new()
@@ -154,7 +154,8 @@ impl DecisionLogFile {
     pub async fn close(&self) -> Result<(), RecordError> {
         self.shared.buffer.close();
         let thread = self.thread.lock().take();
-        let joined = tokio::task::spawn_blocking(|| join(thread)).await;
+        let shared = Arc::clone(&self.shared);
+        let joined = tokio::task::spawn_blocking(move || end(thread, &shared)).await;
         joined.map_err(|_| RecordError::Closed)?
     }
 
@@ -228,18 +229,27 @@ impl Shared {
 impl Drop for DecisionLogFile {
     fn drop(&mut self) {
         self.shared.buffer.close();
-        if let Err(error) = join(self.thread.lock().take()) {
+        if let Err(error) = end(self.thread.lock().take(), &self.shared) {
             tracing::error!(%error, "closing the decision log");
         }
     }
 }
 
-fn join(thread: Option<JoinHandle<Result<(), RecordError>>>) -> Result<(), RecordError> {
-    match thread.map(JoinHandle::join) {
-        Some(Ok(ended)) => ended,
-        Some(Err(_)) => Err(RecordError::Lost { records: 0, cause: "the writer panicked".into() }),
-        None => Ok(()),
+/// Waits for the writer, the first time, and gives the directory back.
+fn end(
+    thread: Option<JoinHandle<Result<(), RecordError>>>,
+    shared: &Shared,
+) -> Result<(), RecordError> {
+    let Some(thread) = thread else { return Ok(()) };
+    let ended = thread.join();
+    // By name: a process that is just being started holds a copy of the descriptor until it runs
+    // its own program, and with it the lock.
+    if let Err(error) = shared.lock.unlock() {
+        tracing::warn!(%error, "the decision log's lock is given back only when this process ends");
     }
+    ended.unwrap_or_else(|_| {
+        Err(RecordError::Lost { records: 0, cause: "the writer panicked".into() })
+    })
 }
 
 fn on_its_way(id: DecisionId) -> bool {

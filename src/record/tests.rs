@@ -203,8 +203,7 @@ async fn old_segments_go_but_not_while_feedback_needs_them() {
     assert_found(&log, &all).await;
 
     log.set_retention(Duration::from_secs(3600));
-    // A rotation looks for old ones, after what filled the segment was acknowledged: one record
-    // more and it is done.
+    // A rotation looks for old ones.
     let new: Vec<_> = (0..8).map(|counter| record(now_ms(), 1000 + counter)).collect();
     fill(&log, &new).await;
     assert_eq!(log.find(all[0].id).await.unwrap(), None);

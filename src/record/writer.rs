@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     RecordError, Sync,
-    buffer::{Batch, Flushed, Taken},
+    buffer::{Batch, Taken},
     line::now_ms,
     log::Shared,
     segments::Written,
@@ -56,14 +56,19 @@ impl Writer {
                 Taken::Closed => break,
                 Taken::Due => self.sync(),
                 Taken::Batch(batch, flushes) => {
-                    last = self.group(&batch, flushes);
+                    last = self.group(&batch, !flushes.is_empty());
                     spare = self.shared.buffer.written(batch);
+                    self.rotate();
+                    // Last, so that who waited finds everything done.
+                    for flushed in flushes {
+                        // Whoever does not wait any more does not need it.
+                        let _ = flushed.send(last.clone());
+                    }
                 }
             }
             if self.due.is_some_and(|due| due <= Instant::now()) {
                 self.sync();
             }
-            self.rotate();
         }
         self.sync();
         match (self.shared.buffer.lost(), last) {
@@ -75,9 +80,9 @@ impl Writer {
     }
 
     /// Tries until it is written or the log is closed.
-    fn group(&mut self, batch: &Batch, flushes: Vec<Flushed>) -> Result<(), RecordError> {
+    fn group(&mut self, batch: &Batch, flush: bool) -> Result<(), RecordError> {
         self.encode(batch);
-        let mut result = self.write(!flushes.is_empty());
+        let mut result = self.write(flush);
         while let Err(error) = &result {
             if !self.shared.buffer.is_failing() {
                 tracing::error!(%error, "decision records cannot be written: queries are refused");
@@ -86,7 +91,7 @@ impl Writer {
             if !self.shared.buffer.pause(RETRY) {
                 break;
             }
-            result = self.write(!flushes.is_empty());
+            result = self.write(flush);
         }
         match &result {
             Ok(()) => {
@@ -98,10 +103,6 @@ impl Writer {
                 }
             }
             Err(_) => self.shared.buffer.lose(batch.lines.len()),
-        }
-        for flushed in flushes {
-            // Whoever does not wait any more does not need it.
-            let _ = flushed.send(result.clone());
         }
         self.bytes.clear();
         self.bytes.shrink_to(KEEP_BYTES);
