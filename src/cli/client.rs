@@ -14,6 +14,7 @@ pub struct ServerAddress {
     /// The server's gRPC address.
     #[arg(
         long,
+        global = true,
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:7400",
         env = "SKYSAIL_SERVER"
