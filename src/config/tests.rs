@@ -57,3 +57,15 @@ fn what_is_wrong_is_said_with_its_place() {
         assert!(error.starts_with("f.toml: ") && error.contains(expected), "{expected}: {error}");
     }
 }
+
+#[test]
+fn every_file_of_the_repository_is_read() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["models/fashion-mnist/skysail.toml", "bench/scenarios/one-model.toml"] {
+        let config = Config::read(&root.join(file)).unwrap();
+        assert!(config.models.iter().all(|model| model.path.exists()), "{file}");
+        for application in &config.applications {
+            crate::application::check(application).unwrap();
+        }
+    }
+}
