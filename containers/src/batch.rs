@@ -4,11 +4,14 @@ use std::time::Duration;
 
 pub mod aimd;
 pub mod fixed;
+mod payoff;
 pub mod profile;
+pub mod quantile;
 
 pub use aimd::Aimd;
 pub use fixed::{Fixed, NoBatching};
 pub use profile::LatencyProfile;
+pub use quantile::Quantile;
 
 /// Finds the largest batch of one replica.
 pub trait BatchSizer: Send + 'static {
@@ -34,4 +37,11 @@ pub struct BatchSample {
     /// What `service` should stay under: half of what the objective leaves after slack, since a
     /// row may wait out one batch and ride the next.
     pub target: Duration,
+}
+
+impl BatchSample {
+    /// It took longer than it should. Without a target (zero) nothing is late.
+    pub(crate) fn is_late(&self) -> bool {
+        self.target > Duration::ZERO && self.service > self.target
+    }
 }

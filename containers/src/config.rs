@@ -122,10 +122,47 @@ pub enum BatchStrategy {
     /// Additive increase, multiplicative decrease on the time that batches take.
     #[default]
     Aimd,
+    /// The largest batch whose 99th percentile of time, fitted as a line in rows, is in time.
+    Quantile,
     /// Every query runs alone.
     None,
     /// Always this many rows.
     Fixed(usize),
+}
+
+impl fmt::Display for BatchStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aimd => f.write_str("aimd"),
+            Self::Quantile => f.write_str("quantile"),
+            Self::None => f.write_str("none"),
+            Self::Fixed(rows) => write!(f, "{rows}"),
+        }
+    }
+}
+
+impl FromStr for BatchStrategy {
+    type Err = ContainerError;
+
+    fn from_str(text: &str) -> Result<Self, ContainerError> {
+        match text {
+            "aimd" => Ok(Self::Aimd),
+            "quantile" => Ok(Self::Quantile),
+            "none" => Ok(Self::None),
+            rows => match rows.parse() {
+                Ok(rows) if rows > 0 => Ok(Self::Fixed(rows)),
+                _ => Err(ContainerError::Invalid(format!(
+                    "batch is '{text}'; expected {}",
+                    Self::EXPECTED
+                ))),
+            },
+        }
+    }
+}
+
+impl BatchStrategy {
+    /// What [`BatchStrategy::from_str`] takes, for messages.
+    pub const EXPECTED: &'static str = "aimd, quantile, none, or a number of rows from 1";
 }
 
 /// Where a model computes.
@@ -162,6 +199,22 @@ impl FromStr for Device {
             other => Err(ContainerError::Invalid(format!(
                 "unknown device '{other}'; expected cpu, cuda or tensorrt"
             ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_strategy_is_written_as_it_is_read() {
+        for text in ["aimd", "quantile", "none", "1", "64"] {
+            assert_eq!(text.parse::<BatchStrategy>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "-1", "AIMD", "lots", "1.5"] {
+            let error = text.parse::<BatchStrategy>().unwrap_err().to_string();
+            assert!(error.contains(&format!("'{text}'")) && error.contains("quantile"), "{error}");
         }
     }
 }

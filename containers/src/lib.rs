@@ -9,7 +9,8 @@
 //!
 //! - [`router`]: [`Models`]: which models there are, what a bare name stands for, where a call goes
 //! - `model`: one model version: its queue, its replicas, what a mask must know
-//! - `queue`: the queue by earliest deadline, and the rule by which a batch is formed; pure
+//! - [`queue`]: the queue by earliest deadline, and the rule by which a batch is formed; pure,
+//!   and public for measurements that drive it in virtual time
 //! - [`batch`]: how large a batch may be ([`BatchSizer`]) and how long it takes
 //!   ([`LatencyProfile`]); pure
 //! - `replica`: the thread of one replica
@@ -32,7 +33,7 @@ pub mod error;
 mod model;
 pub mod observer;
 pub mod onnx;
-mod queue;
+pub mod queue;
 mod replica;
 pub mod router;
 pub mod runtime;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,18 +13,24 @@ use crate::observer::DropReason;
 
 /// A call that waits. `P` is what its answer needs.
 #[derive(Debug)]
-pub(crate) struct Entry<P> {
-    pub(crate) inputs: Arc<Inputs>,
-    pub(crate) outputs: Arc<[Arc<str>]>,
-    pub(crate) waiters: Arc<Waiters>,
+pub struct Entry<P> {
+    /// Its tensors; the first dimension is rows.
+    pub inputs: Arc<Inputs>,
+    /// Names of the outputs asked for.
+    pub outputs: Arc<[Arc<str>]>,
+    /// Who waits, and until when.
+    pub waiters: Arc<Waiters>,
     /// Others may join `waiters`, so the queue can be told to move it up.
-    pub(crate) shared: bool,
-    pub(crate) queued: Instant,
-    pub(crate) payload: P,
+    pub shared: bool,
+    /// When it came.
+    pub queued: Instant,
+    /// The caller's own.
+    pub payload: P,
 }
 
 impl<P> Entry<P> {
-    pub(crate) fn rows(&self) -> usize {
+    /// Rows of its inputs.
+    pub fn rows(&self) -> usize {
         self.inputs.rows()
     }
 
@@ -61,27 +68,39 @@ struct Group<P> {
 }
 
 /// What a replica with room tells the queue.
-pub(crate) struct Room<'a> {
-    pub(crate) now: Instant,
+pub struct Room<'a> {
+    /// The present.
+    pub now: Instant,
     /// The most rows of a batch of several calls.
-    pub(crate) limit: usize,
+    pub limit: usize,
     /// The most bytes of input of a batch of several calls.
-    pub(crate) max_bytes: usize,
+    pub max_bytes: usize,
     /// When a batch of so many rows, begun now, ends on this replica.
-    pub(crate) finish: &'a dyn Fn(usize) -> Instant,
+    pub finish: &'a dyn Fn(usize) -> Instant,
     /// When it would end on the fastest live replica.
-    pub(crate) fastest: &'a dyn Fn(usize) -> Instant,
+    pub fastest: &'a dyn Fn(usize) -> Instant,
+}
+
+impl fmt::Debug for Room<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room")
+            .field("now", &self.now)
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A batch, and what was found dead on the way to it.
 #[derive(Debug)]
-pub(crate) struct Formed<P> {
+pub struct Formed<P> {
     /// May be empty.
-    pub(crate) entries: Vec<Entry<P>>,
-    pub(crate) rows: usize,
+    pub entries: Vec<Entry<P>>,
+    /// Their rows.
+    pub rows: usize,
     /// The limit, and not the want of calls, ended it.
-    pub(crate) limited: bool,
-    pub(crate) dropped: Vec<(Entry<P>, DropReason)>,
+    pub limited: bool,
+    /// What will not be computed.
+    pub dropped: Vec<(Entry<P>, DropReason)>,
 }
 
 /// Calls in order of their deadlines, bounded in rows and in bytes.
@@ -89,7 +108,7 @@ pub(crate) struct Formed<P> {
 /// Each kind of batch has a queue of its own; the one whose head is due first is served. So
 /// nobody waits for ever behind calls that they cannot share a batch with.
 #[derive(Debug)]
-pub(crate) struct DeadlineQueue<P> {
+pub struct DeadlineQueue<P> {
     groups: Vec<Group<P>>,
     /// Where shared calls are, by the address of their waiters.
     tickets: HashMap<u64, (usize, Key)>,
@@ -102,7 +121,8 @@ pub(crate) struct DeadlineQueue<P> {
 }
 
 impl<P> DeadlineQueue<P> {
-    pub(crate) fn new(max_rows: usize, max_bytes: usize) -> Self {
+    /// An empty one that holds at most `max_rows` rows and `max_bytes` bytes of input.
+    pub fn new(max_rows: usize, max_bytes: usize) -> Self {
         Self {
             groups: Vec::new(),
             tickets: HashMap::new(),
@@ -115,16 +135,18 @@ impl<P> DeadlineQueue<P> {
         }
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    /// Rows that wait.
+    pub fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
         self.calls == 0
     }
 
     /// Whether a call of that size may enter. One call always fits an empty queue.
-    pub(crate) fn has_room_for(&self, inputs: &Inputs) -> bool {
+    pub fn has_room_for(&self, inputs: &Inputs) -> bool {
         self.calls == 0
             || (self.rows + inputs.rows() <= self.max_rows
                 && self.bytes + inputs.bytes() <= self.max_bytes)
@@ -132,7 +154,7 @@ impl<P> DeadlineQueue<P> {
 
     /// Takes a call in, whether or not there is room. Answers its ticket: the same for the same
     /// waiters, since those remember the first one they were given.
-    pub(crate) fn push(&mut self, entry: Entry<P>) -> u64 {
+    pub fn push(&mut self, entry: Entry<P>) -> u64 {
         let key = (entry.waiters.earliest(), self.next);
         let ticket = ticket_of(&entry.waiters);
         self.next += 1;
@@ -151,7 +173,7 @@ impl<P> DeadlineQueue<P> {
     }
 
     /// Moves a call up; one that is not here (any more) is none of ours.
-    pub(crate) fn requeue(&mut self, ticket: u64, earliest: Instant) {
+    pub fn requeue(&mut self, ticket: u64, earliest: Instant) {
         let Some((at, key)) = self.tickets.get(&ticket).copied() else { return };
         if key.0 <= earliest {
             return;
@@ -165,18 +187,18 @@ impl<P> DeadlineQueue<P> {
     }
 
     /// The deadline that is due first, and since when that call has waited.
-    pub(crate) fn head(&self) -> Option<(Instant, Instant)> {
+    pub fn head(&self) -> Option<(Instant, Instant)> {
         let group = self.groups.get(self.first_due(&[])?)?;
         group.entries.first_key_value().map(|(key, entry)| (key.0, entry.queued))
     }
 
     /// Rows of the group that is due first.
-    pub(crate) fn head_rows(&self) -> usize {
+    pub fn head_rows(&self) -> usize {
         self.first_due(&[]).and_then(|at| self.groups.get(at)).map_or(0, |group| group.rows)
     }
 
     /// Takes out what need not be computed any more.
-    pub(crate) fn purge(&mut self, now: Instant) -> Vec<(Entry<P>, DropReason)> {
+    pub fn purge(&mut self, now: Instant) -> Vec<(Entry<P>, DropReason)> {
         let mut gone = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let dead =
@@ -188,7 +210,7 @@ impl<P> DeadlineQueue<P> {
     }
 
     /// Takes out everything.
-    pub(crate) fn drain(&mut self) -> Vec<Entry<P>> {
+    pub fn drain(&mut self) -> Vec<Entry<P>> {
         self.tickets.clear();
         (self.rows, self.bytes, self.calls) = (0, 0, 0);
         self.groups.drain(..).flat_map(|group| group.entries.into_values()).collect()
@@ -200,7 +222,7 @@ impl<P> DeadlineQueue<P> {
     /// before the window does, the window shrinks and the finish comes nearer.
     ///
     /// A call that is late on this replica only is left to the faster one.
-    pub(crate) fn form(&mut self, room: &Room<'_>) -> Formed<P> {
+    pub fn form(&mut self, room: &Room<'_>) -> Formed<P> {
         let mut formed =
             Formed { entries: Vec::new(), rows: 0, limited: false, dropped: Vec::new() };
         let mut tried = Vec::new();

@@ -190,19 +190,10 @@ impl raw::Model {
                 return Err((field("device"), "\"cpu\", \"cuda\" or \"tensorrt\"", other.into()));
             }
         };
-        let batch = match self.batch {
-            None => BatchStrategy::Aimd,
-            Some(raw::Batch::Name(name)) if name == "aimd" => BatchStrategy::Aimd,
-            Some(raw::Batch::Name(name)) if name == "none" => BatchStrategy::None,
-            Some(raw::Batch::Rows(rows)) if rows > 0 => BatchStrategy::Fixed(rows),
-            Some(other) => {
-                return Err((
-                    field("batch"),
-                    "\"aimd\", \"none\" or a number of rows",
-                    format!("{other:?}"),
-                ));
-            }
-        };
+        let batch = self.batch.as_ref().map_or(Ok(BatchStrategy::Aimd), |batch| {
+            let text = batch.to_string();
+            text.parse().map_err(|_| (field("batch"), BatchStrategy::EXPECTED, text))
+        })?;
         let positive = |name: &str, number: Option<usize>| match number {
             Some(0) => Err((field(name), "at least 1", "0".to_owned())),
             other => Ok(other.unwrap_or(1)),

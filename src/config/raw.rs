@@ -1,6 +1,6 @@
 //! What stands in the file, as it is written there.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer};
 
@@ -63,6 +63,15 @@ pub(super) struct Model {
 pub(super) enum Batch {
     Name(String),
     Rows(usize),
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Rows(rows) => write!(f, "{rows}"),
+        }
+    }
 }
 
 /// A duration as people write it, like `20ms` or `1h`.

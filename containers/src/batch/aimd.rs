@@ -2,21 +2,25 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{BatchSample, BatchSizer};
+use super::{BatchSample, BatchSizer, payoff::Payoff};
 
 /// Finds the largest batch that stays under a target, as TCP finds its window.
 ///
 /// - *Slow start*: doubles after each batch that filled the limit in time; ended by two late
-///   batches in five, with a return to the largest limit that was in time.
-/// - Then: raised by [`Aimd::RAISE`] (at least 1 row) after each batch that filled the limit in
-///   time, lowered by a tenth by each late one.
+///   batches in five.
+/// - *Search*: then the limit lies between the largest that was in time and the one that was late.
+///   It is looked for where the straight line between the two meets the target, so that it is
+///   known after a few batches; one row per batch from the former would take a second.
+/// - *Steady*: raised by [`Aimd::RAISE`] (at least 1 row) after each batch that filled the limit
+///   in time, lowered by a tenth by each late one.
 /// - After twenty full batches in a row below half the target, slow start again: the container has
 ///   become faster.
-/// - A raise must pay: where the median of three full batches after it has over
-///   [`Aimd::WORSE`] fewer rows per second than before, it is undone, and tried again after
-///   [`Aimd::HOLD`] full batches. Some models get slower in larger batches.
+/// - A raise must pay: where the median of three full batches after it has over 5 % fewer rows per
+///   second than before, it is undone, and tried again after 200 full batches. Some models get
+///   slower in larger batches.
 /// - Light load says nothing about the limit and does not move it: only batches that were ended by
-///   it raise it, and batches of less than half of it do not lower it.
+///   it raise it, and batches of less than half of it do not lower it, unless five in a row are
+///   late: what is late with fewer rows is late with more.
 /// - One query with more rows than the limit may raise it but never lowers it.
 ///
 /// The rule is that of Clipper (NSDI 2017, section 4.3.1) with its back-off of 10 %; slow start is
@@ -30,27 +34,43 @@ pub struct Aimd {
     recent: VecDeque<bool>,
     /// Full batches below half the target since the last one that was not.
     easy: u32,
-    /// Rows per second of the last full batches, newest last, with the limit each filled.
-    rates: VecDeque<Rate>,
-    /// The limit with the best median so far, to which a raise that does not pay returns.
-    best: Option<Rate>,
-    /// Full batches until a raise is tried again.
-    hold: u32,
+    /// Late batches of less than half the limit since the last that was in time.
+    small: Small,
+    payoff: Payoff,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
     SlowStart {
         /// The largest limit that a batch filled in time.
-        in_time: usize,
+        in_time: Point,
+    },
+    Search {
+        in_time: Point,
+        late: Point,
+        steps: u32,
     },
     Steady,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Rate {
+/// What a full batch took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Point {
     limit: usize,
-    rows_per_second: f64,
+    seconds: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Small {
+    late: usize,
+    /// Of the largest of them.
+    rows: usize,
+}
+
+impl Point {
+    fn of(sample: &BatchSample) -> Self {
+        Self { limit: sample.limit, seconds: sample.service.as_secs_f64() }
+    }
 }
 
 impl Aimd {
@@ -58,129 +78,145 @@ impl Aimd {
     pub const RAISE: f64 = 0.02;
     /// Ratio to which a late batch lowers it.
     pub const BACK_OFF: f64 = 0.9;
-    /// Loss of rows per second, as a ratio, from which on a raise is undone.
-    pub const WORSE: f64 = 0.05;
-    /// Full batches after which a raise that was undone is tried again.
-    pub const HOLD: u32 = 200;
     const EASY: u32 = 20;
-    const MEDIAN_OF: usize = 3;
+    const RECENT: usize = 5;
+    /// The search ends with its best after as many; a straight line needs three.
+    const STEPS: u32 = 6;
 
     /// Starts at one row and stays at `max` rows or less.
     pub fn new(max: usize) -> Self {
         Self {
             limit: 1,
             max: max.max(1),
-            phase: Phase::SlowStart { in_time: 1 },
-            recent: VecDeque::with_capacity(5),
+            phase: Phase::SlowStart { in_time: Point { limit: 1, seconds: 0.0 } },
+            recent: VecDeque::with_capacity(Self::RECENT),
             easy: 0,
-            rates: VecDeque::with_capacity(Self::MEDIAN_OF),
-            best: None,
-            hold: 0,
+            small: Small::default(),
+            payoff: Payoff::default(),
         }
     }
 
+    /// Starts at `limit` rows; slow start is entered when it proves easy.
+    pub(super) fn steady(limit: usize, max: usize) -> Self {
+        let mut aimd = Self::new(max);
+        aimd.phase = Phase::Steady;
+        aimd.set(limit);
+        aimd
+    }
+
     fn on_late(&mut self, sample: &BatchSample) {
+        // One query with more rows than the limit; or a batch that was formed under a larger limit,
+        // which an earlier answer has lowered since.
+        if sample.rows > self.limit {
+            return;
+        }
         self.easy = 0;
-        if sample.rows > sample.limit || (!sample.limited && sample.rows * 2 < self.limit) {
+        if !sample.limited && sample.rows * 2 < self.limit {
+            self.on_late_and_small(sample.rows);
             return;
         }
         self.remember(true);
         match self.phase {
             Phase::SlowStart { in_time } => {
                 if self.recent.iter().filter(|late| **late).count() >= 2 {
-                    self.phase = Phase::Steady;
                     self.recent.clear();
-                    // What was in time under another speed of the container is no guide.
-                    self.set(in_time.min(self.limit));
+                    self.search(in_time, Point::of(sample), sample.target, 0);
                 }
             }
-            Phase::Steady => self.set((self.limit as f64 * Self::BACK_OFF).floor() as usize),
+            Phase::Search { in_time, steps, .. } => {
+                self.search(in_time, Point::of(sample), sample.target, steps);
+            }
+            Phase::Steady => {
+                self.payoff.forget();
+                self.set(backed_off(self.limit));
+            }
+        }
+    }
+
+    fn on_late_and_small(&mut self, rows: usize) {
+        let small = &mut self.small;
+        *small = Small { late: small.late + 1, rows: small.rows.max(rows) };
+        if small.late >= Self::RECENT {
+            let limit = backed_off(small.rows);
+            *small = Small::default();
+            self.payoff.forget();
+            self.phase = Phase::Steady;
+            self.set(limit);
         }
     }
 
     fn on_time(&mut self, sample: &BatchSample) {
-        let full = sample.limited || sample.rows > sample.limit;
-        if !full {
-            if sample.rows * 2 >= self.limit {
-                self.remember(false);
+        self.small = Small::default();
+        if sample.rows > sample.limit.max(self.limit) {
+            // What one query's many rows took per row is no measure of a batch of the limit.
+            if !self.payoff.holds() {
+                self.raise();
             }
             return;
         }
-        self.remember(false);
-        if self.raise_did_not_pay(sample) {
+        if sample.rows * 2 >= self.limit {
+            self.remember(false);
+        }
+        // One that was formed before the last raise has not tried it.
+        if !sample.limited || sample.limit < self.limit {
             return;
         }
-        self.easy = if sample.service < sample.target / 2 { self.easy + 1 } else { 0 };
-        if self.hold > 0 {
-            self.hold -= 1;
-            return;
-        }
-        if self.phase == Phase::Steady && self.easy >= Self::EASY && self.limit < self.max {
+        if let Some(limit) = self.payoff.observe(sample.limit, sample.rows, sample.service) {
+            self.phase = Phase::Steady;
             self.easy = 0;
-            self.recent.clear();
-            self.phase = Phase::SlowStart { in_time: self.limit };
+            self.set(limit);
+            return;
         }
-        match &mut self.phase {
-            Phase::SlowStart { in_time } => {
-                *in_time = (*in_time).max(sample.limit.min(sample.rows));
-                let doubled = self.limit.saturating_mul(2);
-                self.set(doubled);
-                if self.limit == self.max {
-                    self.phase = Phase::Steady;
-                }
+        let easy = sample.service < sample.target / 2 && !self.payoff.holds();
+        self.easy = if easy { self.easy + 1 } else { 0 };
+        if self.payoff.holds() {
+            return;
+        }
+        match self.phase {
+            Phase::SlowStart { .. } => self.double(sample),
+            Phase::Search { late, steps, .. } => {
+                self.search(Point::of(sample), late, sample.target, steps);
             }
-            Phase::Steady => {
-                let step = (self.limit as f64 * Self::RAISE).floor() as usize;
-                self.set(self.limit.saturating_add(step.max(1)));
+            Phase::Steady if self.easy >= Self::EASY => {
+                self.easy = 0;
+                self.recent.clear();
+                self.double(sample);
             }
+            Phase::Steady => self.raise(),
         }
     }
 
-    /// Compares the last three full batches with the best three so far; undoes the raises since
-    /// then where they cost rows per second.
-    ///
-    /// The comparison is with the best and not with the last, since a loss of one per cent per
-    /// raise would otherwise never be seen.
-    fn raise_did_not_pay(&mut self, sample: &BatchSample) -> bool {
-        let seconds = sample.service.as_secs_f64().max(1e-9);
-        if self.rates.len() == Self::MEDIAN_OF {
-            self.rates.pop_front();
+    fn double(&mut self, sample: &BatchSample) {
+        self.phase = Phase::SlowStart { in_time: Point::of(sample) };
+        self.set(self.limit.saturating_mul(2));
+        if self.limit == self.max {
+            self.phase = Phase::Steady;
         }
-        self.rates
-            .push_back(Rate { limit: sample.limit, rows_per_second: sample.rows as f64 / seconds });
-        if self.rates.len() < Self::MEDIAN_OF {
-            return false;
+    }
+
+    fn raise(&mut self) {
+        self.set(self.limit.saturating_add(step(self.limit)));
+    }
+
+    /// The next limit to try between the two, or the end of the search.
+    fn search(&mut self, in_time: Point, late: Point, target: Duration, steps: u32) {
+        let gap = late.limit.saturating_sub(in_time.limit);
+        if gap <= step(late.limit) || steps >= Self::STEPS {
+            self.phase = Phase::Steady;
+            self.set(in_time.limit.min(self.limit));
+            return;
         }
-        let mut sorted: Vec<f64> = self.rates.iter().map(|rate| rate.rows_per_second).collect();
-        sorted.sort_by(f64::total_cmp);
-        let median = sorted.get(Self::MEDIAN_OF / 2).copied().unwrap_or_default();
-        // The one in the middle of time stands for the three.
-        let limit = self.rates.get(Self::MEDIAN_OF / 2).map_or(sample.limit, |rate| rate.limit);
-        match self.best {
-            Some(best)
-                if limit > best.limit
-                    && median < best.rows_per_second * (1.0 - Self::WORSE)
-                    && self.rates.iter().all(|rate| rate.limit > best.limit) =>
-            {
-                self.set(best.limit);
-                self.phase = Phase::Steady;
-                self.hold = Self::HOLD;
-                self.best = None;
-                self.rates.clear();
-                self.easy = 0;
-                true
-            }
-            // At or below the best limit the newer measurement holds: the speed may have changed.
-            Some(best) if limit > best.limit && median <= best.rows_per_second => false,
-            _ => {
-                self.best = Some(Rate { limit, rows_per_second: median });
-                false
-            }
-        }
+        let rise = late.seconds - in_time.seconds;
+        let share = (target.as_secs_f64() - in_time.seconds) / rise;
+        // Kept off both ends, which are known. A rise of zero or less is chance.
+        let share = if rise > 0.0 { share.clamp(0.05, 0.95) } else { 0.5 };
+        let next = (gap as f64 * share).floor() as usize;
+        self.phase = Phase::Search { in_time, late, steps: steps + 1 };
+        self.set(in_time.limit + next.clamp(1, gap - 1));
     }
 
     fn remember(&mut self, late: bool) {
-        if self.recent.len() == 5 {
+        if self.recent.len() == Self::RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(late);
@@ -191,17 +227,21 @@ impl Aimd {
     }
 }
 
+fn step(limit: usize) -> usize {
+    ((limit as f64 * Aimd::RAISE).floor() as usize).max(1)
+}
+
+fn backed_off(limit: usize) -> usize {
+    (limit as f64 * Aimd::BACK_OFF).floor() as usize
+}
+
 impl BatchSizer for Aimd {
     fn limit(&self) -> usize {
         self.limit
     }
 
     fn observe(&mut self, sample: &BatchSample) {
-        if sample.target > Duration::ZERO && sample.service > sample.target {
-            self.on_late(sample);
-        } else {
-            self.on_time(sample);
-        }
+        if sample.is_late() { self.on_late(sample) } else { self.on_time(sample) }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::mpsc, time::Instant};
 
 use super::*;
 use crate::{
-    batch::{Aimd, Fixed, NoBatching},
+    batch::{Aimd, Fixed, NoBatching, Quantile},
     config::{BatchStrategy, ModelConfig},
     onnx::zeros,
 };
@@ -118,6 +118,7 @@ pub(crate) fn sizer_for(config: &ModelConfig, signature: &Signature) -> Box<dyn 
     }
     match config.batch {
         BatchStrategy::Aimd => Box::new(Aimd::new(config.max_limit())),
+        BatchStrategy::Quantile => Box::new(Quantile::new(config.max_limit())),
         BatchStrategy::Fixed(rows) => Box::new(Fixed::new(rows.min(config.max_limit()))),
         BatchStrategy::None => Box::new(NoBatching),
     }
