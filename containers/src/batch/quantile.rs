@@ -16,9 +16,9 @@ mod pinball;
 ///   trusted beyond twice the largest batch seen.
 /// - Once the limit stands still all batches have one size and say nothing of the slope. Then the
 ///   line keeps its shape and follows their level.
-/// - A change of speed is followed: three late full batches in five, or as many as a refit takes that
-///   all took less than half of what the line says, are another container. What was seen
-///   before is forgotten, and [`Aimd`] looks again, from where the limit is.
+/// - A change of speed is followed: three late full batches in five, five late ones of any size in a
+///   row, or as many as a refit takes that all took less than half of what the line says, are another
+///   container. What was seen before is forgotten, and [`Aimd`] looks again, from where the limit is.
 /// - One query with more rows than the limit does not enter the fit, so it never lowers the limit;
 ///   in time, it widens how far the line is trusted.
 ///
@@ -41,6 +41,8 @@ pub struct Quantile {
     fast: usize,
     /// Whether each of the last five full batches was late.
     recent: VecDeque<bool>,
+    /// Late batches, full or not, since the last that was in time.
+    late: usize,
 }
 
 impl Quantile {
@@ -71,11 +73,12 @@ impl Quantile {
             since_fit: 0,
             fast: 0,
             recent: VecDeque::with_capacity(5),
+            late: 0,
         }
     }
 
-    fn restart(&mut self) {
-        *self = Self::explore(Aimd::steady(self.limit, self.max), self.max);
+    fn restart(&mut self, limit: usize) {
+        *self = Self::explore(Aimd::steady(limit, self.max), self.max);
     }
 
     fn remember(&mut self, sample: &BatchSample) {
@@ -160,11 +163,21 @@ impl BatchSizer for Quantile {
             }
             return;
         };
+        // What is late with fewer rows is late with more.
+        if !sample.is_late() {
+            self.late = 0;
+        } else if !over {
+            self.late += 1;
+        }
+        if self.late >= 5 && sample.rows < self.limit {
+            self.restart(sample.rows);
+            return;
+        }
         if !full {
             return;
         }
         if self.has_changed(line, sample) {
-            self.restart();
+            self.restart(self.limit);
             self.explorer.observe(sample);
             self.limit = self.explorer.limit();
             return;

@@ -1,7 +1,8 @@
-use proptest::prelude::*;
 use skysail_proto::{DataType, Tensor, waiters::Waiter};
 
 use super::*;
+
+mod properties;
 
 const ROW: Duration = Duration::from_millis(1);
 
@@ -24,8 +25,19 @@ impl World {
     }
 
     fn push(&mut self, rows: usize, width: usize, deadline_ms: u64) -> (Arc<Waiters>, u64) {
+        self.push_of(DataType::Uint8, rows, width, deadline_ms)
+    }
+
+    fn push_of(
+        &mut self,
+        datatype: DataType,
+        rows: usize,
+        width: usize,
+        deadline_ms: u64,
+    ) -> (Arc<Waiters>, u64) {
         let shape = [i64::try_from(rows).unwrap(), i64::try_from(width).unwrap()];
-        let tensor = Tensor::new("x", DataType::Uint8, shape, vec![0_u8; rows * width]).unwrap();
+        let bytes = rows * width * datatype.size().unwrap();
+        let tensor = Tensor::new("x", datatype, shape, vec![0_u8; bytes]).unwrap();
         let (waiters, waiter) = Waiters::new(self.now + Duration::from_millis(deadline_ms));
         let entry = Entry {
             inputs: Arc::new(Inputs::new(vec![tensor]).unwrap()),
@@ -207,60 +219,4 @@ fn a_batch_is_held_until_the_timer_but_never_makes_a_call_late() {
     let head = (now + ms(100), now);
     assert_eq!(hold_until(head, ms(5), ms(10)), (now + ms(5), false));
     assert_eq!(hold_until(head, ms(95), ms(10)), (now + ms(90), true));
-}
-
-proptest! {
-    /// Whatever comes: a batch of two or more queries is within its bounds, of one kind, in time
-    /// by the rule, and holds nobody who is gone; every call comes out exactly once.
-    #[test]
-    fn batches_keep_their_promises(
-        arrivals in proptest::collection::vec(
-            (1_usize..12, 1_usize..4, 0_u64..60, 0_u8..10), 1..120),
-        limit in 1_usize..30,
-        max_bytes in 1_usize..60,
-        step_ms in 0_u64..5,
-    ) {
-        let mut world = World::new();
-        let mut gone = Vec::new();
-        let (mut out, mut entered) = (Vec::new(), 0);
-        for chunk in arrivals.chunks(7) {
-            for (rows, width, deadline, leaves) in chunk {
-                world.push(*rows, *width, *deadline);
-                entered += 1;
-                gone.push(*leaves == 0);
-            }
-            for (call, leaves) in gone.iter().enumerate().skip(entered - chunk.len()) {
-                if *leaves {
-                    // The waiter's place is kept, so that numbers stay what they are.
-                    let (_, other) = Waiters::new(world.now);
-                    drop(std::mem::replace(&mut world.waiters[call], other));
-                }
-            }
-            let now = world.now;
-            let finish = move |rows: usize| now + ROW * u32::try_from(rows).unwrap();
-            let formed = world.queue.form(&Room {
-                now, limit, max_bytes, finish: &finish, fastest: &finish,
-            });
-            let rows: usize = formed.entries.iter().map(Entry::rows).sum();
-            let bytes: usize = formed.entries.iter().map(|e| e.inputs.bytes()).sum();
-            prop_assert_eq!(rows, formed.rows);
-            if formed.entries.len() > 1 {
-                prop_assert!(rows <= limit && bytes <= max_bytes);
-            }
-            for entry in &formed.entries {
-                prop_assert!(!gone[entry.payload]);
-                prop_assert!(entry.waiters.latest() >= finish(rows));
-                prop_assert!(
-                    entry.shares_a_batch_with(&formed.entries[0].inputs, &formed.entries[0].outputs)
-                );
-            }
-            out.extend(calls(&formed));
-            out.extend(dropped(&formed).into_iter().map(|(call, _)| call));
-            world.now += Duration::from_millis(step_ms);
-        }
-        out.extend(world.queue.drain().into_iter().map(|entry| entry.payload));
-        out.sort_unstable();
-        prop_assert_eq!(out, (0..entered).collect::<Vec<_>>());
-        prop_assert!(world.queue.is_empty() && world.queue.rows() == 0);
-    }
 }
