@@ -1,5 +1,6 @@
 //! The command line.
 
+mod early_drop;
 mod load;
 mod overhead;
 
@@ -22,6 +23,7 @@ use crate::{
     workload::{Workload, WorkloadConfig},
 };
 
+pub use early_drop::EarlyDropArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
 
@@ -39,6 +41,8 @@ enum Command {
     Load(Box<LoadArgs>),
     /// Measures what Skysail costs beside a bare gRPC echo of the same bytes.
     Overhead(Box<OverheadArgs>),
+    /// Compares early with lazy drop, in virtual time.
+    EarlyDrop(EarlyDropArgs),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
 }
@@ -53,6 +57,7 @@ impl Cli {
         match self.command {
             Command::Load(args) => args.run(),
             Command::Overhead(args) => args.run(),
+            Command::EarlyDrop(args) => args.run(),
             Command::Echo(args) => args.run(),
         }
     }
