@@ -82,6 +82,12 @@ pub enum ContainerError {
     /// The container panicked; its replica is not used any more.
     #[error("the container panicked: {0}")]
     Panicked(String),
+    /// The container said that time was up before it was done.
+    #[error("the container was not done in time")]
+    Late,
+    /// The container cannot be reached, or not any more.
+    #[error("{0}")]
+    Lost(String),
     /// A tensor of a batch is wrong.
     #[error(transparent)]
     Tensor(#[from] TensorError),

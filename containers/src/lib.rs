@@ -13,7 +13,10 @@
 //!   and public for measurements that drive it in virtual time
 //! - [`batch`]: how large a batch may be ([`BatchSizer`]) and how long it takes
 //!   ([`LatencyProfile`]); pure
-//! - `replica`: the thread of one replica
+//! - `replica`: the thread or task of one replica, and what becomes of the batches it had
+//! - [`registry`]: containers in other processes: registration, leases, removal
+//! - [`remote`]: the connection to such a container, and a batch over the wire
+//! - `watch`: what is looked at several times in a second: overdue batches, leases
 //! - [`container`]: [`Container`], what computes a batch
 //! - [`onnx`]: the container that runs an ONNX model in this process
 //! - [`runtime`]: finds the ONNX Runtime library
@@ -23,8 +26,8 @@
 //! # What it does not do
 //!
 //! It knows no application and no policy: the objective of a model version is handed down by the
-//! front end. It keeps no answer. It reads no environment variable. Containers in other processes,
-//! their registration and their failure are not here yet.
+//! front end. It keeps no answer. It reads no environment variable. It stores no registration:
+//! [`Models::registrations`] tells what is to be kept, [`Models::restore`] takes it back.
 
 pub mod batch;
 pub mod config;
@@ -34,9 +37,12 @@ mod model;
 pub mod observer;
 pub mod onnx;
 pub mod queue;
+pub mod registry;
+pub mod remote;
 mod replica;
 pub mod router;
 pub mod runtime;
+mod watch;
 
 pub use batch::{BatchSample, BatchSizer, LatencyProfile};
 pub use config::{BatchStrategy, Device, ModelConfig};
@@ -44,6 +50,8 @@ pub use container::Container;
 pub use error::ContainerError;
 pub use model::{MaskReason, ModelFuture};
 pub use observer::{BatchObserver, BatchReport, DropReason, NoObserver, Release};
+pub use registry::{LEASE, Registered, Registration, Stored};
+pub use remote::Address;
 pub use replica::{ContainerInfo, ContainerState};
 pub use router::{ModelInfo, Models, VersionInfo};
 pub use runtime::{OnnxRuntimeMissing, init_onnx_runtime};

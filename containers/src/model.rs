@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::{Condvar, Mutex};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use skysail_proto::{
     ModelCall, ModelVersion, PredictError, Waiters, call::ModelResult, error::LateReason,
     waiters::Requeue,
@@ -19,15 +20,16 @@ use tokio::sync::oneshot;
 use crate::{
     config::ModelConfig,
     observer::{BatchObserver, DropReason},
-    queue::{DeadlineQueue, Entry},
-    replica::{ContainerInfo, Replica},
+    queue::{DeadlineQueue, Entry, Past},
+    replica::{ContainerInfo, ContainerState, Replica},
 };
 
 mod future;
+mod give_back;
 mod pull;
 
 pub use future::ModelFuture;
-pub(crate) use pull::Batch;
+pub(crate) use pull::{Batch, Next};
 
 /// How an answer gets back to who asked.
 pub(crate) type Reply = oneshot::Sender<ModelResult>;
@@ -43,18 +45,25 @@ pub enum MaskReason {
         /// Until its answer: the wait and the batch.
         predicted: Duration,
     },
+    /// Not even an idle replica could answer one row within the objective.
+    Infeasible {
+        /// What a single row takes.
+        floor: Duration,
+    },
 }
 
 /// Serves one model version.
 pub(crate) struct Model {
     pub(crate) version: Arc<ModelVersion>,
     pub(crate) config: ModelConfig,
-    pub(crate) replicas: Vec<Replica>,
     pub(crate) observer: Arc<dyn BatchObserver>,
+    /// Replaced as a whole, under the lock of `state`.
+    replicas: ArcSwap<Vec<Arc<Replica>>>,
     state: Mutex<State>,
-    wake: Condvar,
     /// What `state` says, for those who should not wait for its lock.
     queue_rows: AtomicUsize,
+    /// In nanoseconds.
+    objective_ns: AtomicU64,
     /// Objective less slack, in nanoseconds.
     budget_ns: AtomicU64,
 }
@@ -63,12 +72,16 @@ struct State {
     queue: DeadlineQueue<Reply>,
     /// No call enters any more, and why; replicas finish what is in.
     closed: Option<Arc<str>>,
-    /// Replicas that wait for a call.
-    idle: usize,
-    /// Replicas that wait though there are calls, so that waking any one of them is not enough.
-    choosy: usize,
+    /// Replicas that wait for calls.
+    sleepers: Vec<Sleeper>,
     /// When a full queue was last searched for calls that nobody waits for.
     purged: Instant,
+}
+
+struct Sleeper {
+    replica: Arc<Replica>,
+    /// It waits though there are calls, so it is woken for each one.
+    choosy: bool,
 }
 
 const PURGE_EVERY: Duration = Duration::from_millis(5);
@@ -83,22 +96,20 @@ impl Model {
     pub(crate) fn new(
         version: Arc<ModelVersion>,
         config: ModelConfig,
-        replicas: Vec<Replica>,
         observer: Arc<dyn BatchObserver>,
     ) -> Self {
         let model = Self {
             version,
-            replicas,
             observer,
+            replicas: ArcSwap::default(),
             state: Mutex::new(State {
                 queue: DeadlineQueue::new(config.queue_rows, config.queue_bytes),
                 closed: None,
-                idle: 0,
-                choosy: 0,
+                sleepers: Vec::new(),
                 purged: Instant::now(),
             }),
-            wake: Condvar::new(),
             queue_rows: AtomicUsize::new(0),
+            objective_ns: AtomicU64::new(0),
             budget_ns: AtomicU64::new(0),
             config,
         };
@@ -107,9 +118,45 @@ impl Model {
         model
     }
 
+    /// Its replicas, as they are now.
+    pub(crate) fn replicas(&self) -> Arc<Vec<Arc<Replica>>> {
+        self.replicas.load_full()
+    }
+
+    /// Adds one that `make` makes, given the smallest number that is free.
+    pub(crate) fn add(&self, make: impl FnOnce(usize) -> Replica) -> Arc<Replica> {
+        let _alone = self.state.lock();
+        let mut all = Vec::clone(&self.replicas.load());
+        let mut index = 0;
+        while all.iter().any(|replica| replica.index == index) {
+            index += 1;
+        }
+        let replica = Arc::new(make(index));
+        all.push(Arc::clone(&replica));
+        self.replicas.store(Arc::new(all));
+        replica
+    }
+
+    /// Forgets a replica; true if that was the last one.
+    pub(crate) fn remove(&self, replica: &Replica) -> bool {
+        let mut state = self.state.lock();
+        state.sleepers.retain(|sleeper| sleeper.replica.serial != replica.serial);
+        let mut all = Vec::clone(&self.replicas.load());
+        all.retain(|other| other.serial != replica.serial);
+        let last = all.is_empty();
+        self.replicas.store(Arc::new(all));
+        drop(state);
+        self.replica_lost();
+        last
+    }
+
     pub(crate) fn set_objective(&self, objective: Duration, slack: Duration) {
-        let budget = objective.saturating_sub(slack);
-        self.budget_ns.store(nanos(budget), Ordering::Relaxed);
+        self.objective_ns.store(nanos(objective), Ordering::Relaxed);
+        self.budget_ns.store(nanos(objective.saturating_sub(slack)), Ordering::Relaxed);
+    }
+
+    pub(crate) fn objective(&self) -> Duration {
+        Duration::from_nanos(self.objective_ns.load(Ordering::Relaxed))
     }
 
     /// Objective less slack.
@@ -124,13 +171,41 @@ impl Model {
 
     pub(crate) fn containers(&self) -> Vec<ContainerInfo> {
         let rows = self.queue_rows.load(Ordering::Relaxed);
-        self.replicas.iter().map(|replica| replica.info(self, rows)).collect()
+        self.replicas.load().iter().map(|replica| replica.info(self, rows)).collect()
+    }
+
+    /// Whether another replica than that one takes batches.
+    pub(crate) fn has_other(&self, serial: u64) -> bool {
+        self.replicas.load().iter().any(|other| other.serial != serial && other.is_live())
+    }
+
+    fn has_live(&self) -> bool {
+        self.replicas.load().iter().any(|replica| replica.is_live())
+    }
+
+    /// Why no call can be taken; `None` if one can.
+    fn refusal(&self) -> Option<Arc<str>> {
+        // A loop over flags as long as there is one, which is nearly always.
+        if self.has_live() {
+            return None;
+        }
+        let replicas = self.replicas.load();
+        if replicas.iter().any(|replica| replica.state() == ContainerState::Draining) {
+            // It still finishes what comes.
+            return None;
+        }
+        let Some(first) = replicas.first() else { return Some("it has no container".into()) };
+        let (state, reason) = (first.state(), first.reason());
+        Some(format!("{} is {state:?}: {reason}", first.id).into())
     }
 
     /// Queues a call, or refuses it at once.
     pub(crate) fn call(self: &Arc<Self>, call: ModelCall, now: Instant) -> ModelFuture {
         if let Err(error) = self.check(&call) {
             return ModelFuture::ready(error);
+        }
+        if let Some(why) = self.refusal() {
+            return ModelFuture::ready(self.unavailable(why));
         }
         let shared = call.waiters.is_some();
         let (waiters, waiter) = match call.waiters {
@@ -151,6 +226,7 @@ impl Model {
             waiters: Arc::clone(&waiters),
             shared,
             queued: now,
+            past: Past::default(),
             payload: reply,
         };
         let ticket = match self.push(entry, now) {
@@ -208,13 +284,9 @@ impl Model {
         }
         let ticket = if full { None } else { Some(state.queue.push(entry)) };
         self.queue_rows.store(state.queue.rows(), Ordering::Relaxed);
-        let (idle, choosy) = (state.idle, state.choosy);
+        let wake = if ticket.is_some() { state.whom_to_wake(now) } else { Woken::Nobody };
         drop(state);
-        if choosy > 0 {
-            self.wake.notify_all();
-        } else if idle > 0 {
-            self.wake.notify_one();
-        }
+        wake.wake();
         self.answer_dropped(gone);
         ticket.ok_or_else(|| {
             self.observer.dropped(&self.version.id, DropReason::Full, 1);
@@ -250,40 +322,73 @@ impl Model {
         let mut state = self.state.lock();
         state.closed.get_or_insert_with(|| why.into());
         drop(state);
-        self.wake.notify_all();
+        self.wake_all();
+        for replica in self.replicas.load().iter() {
+            replica.wake();
+        }
     }
 
-    /// Called by a replica that is lost. After the last one nothing waits any longer.
-    pub(crate) fn replica_lost(&self, why: &str) {
-        if self.replicas.iter().any(Replica::is_live) {
-            // What was left to the lost one is looked at again.
-            self.wake.notify_all();
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed.is_some()
+    }
+
+    /// Whoever waits looks again.
+    pub(crate) fn wake_all(&self) {
+        let sleepers = std::mem::take(&mut self.state.lock().sleepers);
+        for sleeper in sleepers {
+            sleeper.replica.wake();
+        }
+    }
+
+    /// Called several times in a second: finds batches that take too long, and calls that wait
+    /// for nobody.
+    pub(crate) fn tick(&self, now: Instant) {
+        for replica in self.replicas.load().iter() {
+            if replica.stalls(now) {
+                tracing::warn!(
+                    model = %self.version.id, container = &*replica.id, reason = replica.reason(),
+                    "stalled"
+                );
+                if self.has_other(replica.serial) {
+                    for batch in replica.take_flights(false) {
+                        self.give_back(replica, batch.entries, give_back::OVERDUE);
+                    }
+                }
+                // To try it.
+                replica.wake();
+            }
+        }
+        if self.queue_rows.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if self.has_live() {
+            // One that was woken for a call may have been lost before it took it.
+            self.wake_all();
             return;
         }
         let mut state = self.state.lock();
-        let why: Arc<str> = why.into();
-        state.closed = Some(Arc::clone(&why));
-        let left = state.queue.drain();
-        self.queue_rows.store(0, Ordering::Relaxed);
+        let dead = state.queue.purge(now);
+        self.queue_rows.store(state.queue.rows(), Ordering::Relaxed);
         drop(state);
-        if !left.is_empty() {
-            let count = left.len() as u64;
-            self.observer.dropped(&self.version.id, DropReason::ReplicaLost, count);
-        }
-        for entry in left {
-            let _ = entry.payload.send(Err(self.unavailable(Arc::clone(&why))));
-        }
+        self.answer_dropped(dead);
     }
 
     /// Whether a call of `rows` could be answered by `deadline`.
     pub(crate) fn mask(&self, rows: usize, deadline: Instant, now: Instant) -> Option<MaskReason> {
         match self.predict(rows, now) {
             None => Some(MaskReason::NoLiveReplica),
-            Some(predicted) if now + predicted > deadline => {
-                Some(MaskReason::QueueTooLong { predicted })
-            }
+            Some(predicted) if now + predicted > deadline => match self.floor() {
+                Some(floor) if floor > self.budget() => Some(MaskReason::Infeasible { floor }),
+                _ => Some(MaskReason::QueueTooLong { predicted }),
+            },
             Some(_) => None,
         }
+    }
+
+    /// What a single row takes on the fastest live replica.
+    fn floor(&self) -> Option<Duration> {
+        let replicas = self.replicas.load();
+        replicas.iter().filter(|r| r.is_live()).map(|replica| replica.estimate(1)).min()
     }
 
     /// How long a call of `rows` that came now would take: the batches before it at the pace of
@@ -291,7 +396,7 @@ impl Model {
     fn predict(&self, rows: usize, now: Instant) -> Option<Duration> {
         let queued = self.queue_rows.load(Ordering::Relaxed);
         let (mut rows_per_second, mut first_free, mut service) = (0.0, None, None);
-        for replica in &self.replicas {
+        for replica in self.replicas.load().iter() {
             let Some(load) = replica.load(rows, queued, now) else { continue };
             rows_per_second += load.rows_per_second;
             first_free = Some(first_free.map_or(load.busy, |least: Duration| least.min(load.busy)));
@@ -311,6 +416,44 @@ impl Model {
 
     fn unavailable(&self, why: Arc<str>) -> PredictError {
         PredictError::Unavailable { model: self.version.id.clone(), why }
+    }
+}
+
+/// Replicas that are to look at the queue. Woken after its lock is given back.
+enum Woken {
+    Nobody,
+    One(Arc<Replica>),
+    Several(Vec<Arc<Replica>>),
+}
+
+impl Woken {
+    fn wake(self) {
+        match self {
+            Self::Nobody => {}
+            Self::One(replica) => replica.wake(),
+            Self::Several(replicas) => replicas.iter().for_each(|replica| replica.wake()),
+        }
+    }
+}
+
+impl State {
+    /// Of those that idle the one that would finish a call first; of those that wait for more or
+    /// other calls all.
+    fn whom_to_wake(&mut self, now: Instant) -> Woken {
+        if self.sleepers.iter().any(|sleeper| sleeper.choosy) {
+            let all = self.sleepers.drain(..).map(|sleeper| sleeper.replica);
+            return Woken::Several(all.collect());
+        }
+        let one = match self.sleepers.len() {
+            0 => return Woken::Nobody,
+            1 => 0,
+            _ => {
+                let live = self.sleepers.iter().enumerate().filter(|(_, s)| s.replica.is_live());
+                let first = live.min_by_key(|(_, sleeper)| sleeper.replica.finish(1, now));
+                first.map_or(0, |(at, _)| at)
+            }
+        };
+        Woken::One(self.sleepers.swap_remove(one).replica)
     }
 }
 

@@ -24,8 +24,21 @@ pub struct Entry<P> {
     pub shared: bool,
     /// When it came.
     pub queued: Instant,
+    /// What became of it on containers so far.
+    pub past: Past,
     /// The caller's own.
     pub payload: P,
+}
+
+/// What became of a call on containers that did not answer it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Past {
+    /// How many times it was sent to one.
+    pub dispatches: u8,
+    /// The replica that failed on it, which it avoids while there is another.
+    pub failed_on: Option<u64>,
+    /// It shares no batch any more: it may be what spoilt the last one.
+    pub alone: bool,
 }
 
 impl<P> Entry<P> {
@@ -35,7 +48,7 @@ impl<P> Entry<P> {
     }
 
     /// Why it need not be computed any more.
-    fn dead(&self, now: Instant) -> Option<DropReason> {
+    pub(crate) fn dead(&self, now: Instant) -> Option<DropReason> {
         if self.waiters.is_abandoned() {
             Some(DropReason::Abandoned)
         } else if self.waiters.latest() <= now {
@@ -79,6 +92,8 @@ pub struct Room<'a> {
     pub finish: &'a dyn Fn(usize) -> Instant,
     /// When it would end on the fastest live replica.
     pub fastest: &'a dyn Fn(usize) -> Instant,
+    /// Whether this replica takes a call with such a past; one that it does not is left to others.
+    pub accepts: &'a dyn Fn(&Past) -> bool,
 }
 
 impl fmt::Debug for Room<'_> {
@@ -310,9 +325,11 @@ fn plan<P>(group: &Group<P>, room: &Room<'_>) -> Plan {
         let size = entry.rows();
         if let Some(reason) = entry.dead(room.now) {
             plan.dropped.push((*key, reason));
+        } else if !(room.accepts)(&entry.past) || (entry.past.alone && !plan.taken.is_empty()) {
+            // Left to another replica, or to a batch of its own.
         } else {
             // A call with more rows than the limit runs alone, judged by its own time.
-            let alone = plan.taken.is_empty() && size > room.limit;
+            let alone = entry.past.alone || (plan.taken.is_empty() && size > room.limit);
             let more = bytes.saturating_add(entry.inputs.bytes());
             if !plan.taken.is_empty() && (rows + size > room.limit || more > room.max_bytes) {
                 plan.limited = true;
@@ -327,6 +344,9 @@ fn plan<P>(group: &Group<P>, room: &Room<'_>) -> Plan {
                 plan.taken.push(*key);
                 rows += size;
                 bytes = more;
+                if entry.past.alone {
+                    break;
+                }
                 if rows >= room.limit {
                     plan.limited = true;
                     break;

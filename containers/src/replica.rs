@@ -1,86 +1,85 @@
-//! One replica: a thread that owns a container and computes batch after batch.
+//! One replica: what all may know of it, and what its own thread or task does.
 
 use std::{
-    any::Any,
+    collections::VecDeque,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, Thread},
     time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
-use skysail_proto::{Inputs, ModelReply, PredictError, Signature, Tensor};
-use tokio::sync::oneshot;
+use skysail_proto::{Inputs, Signature};
+use tokio::sync::Notify;
 
 use crate::{
     batch::{BatchSample, BatchSizer, LatencyProfile},
-    config::Device,
-    container::{Container, check_answers},
-    error::ContainerError,
-    model::{Batch, Model, Reply},
-    observer::BatchReport,
-    queue::Entry,
+    model::{Batch, Model},
+    registry::Registration,
 };
 
+mod info;
+pub(crate) mod local;
+pub(crate) mod remote;
+mod settle;
 mod start;
 
+pub use info::{ContainerInfo, ContainerState};
+pub(crate) use settle::{Why, failure, settle};
 pub(crate) use start::{Factory, sizer_for, start};
 
-/// Whether a container takes batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ContainerState {
-    /// It is being opened.
-    Starting,
-    /// It takes batches.
-    Ready,
-    /// A batch is overdue.
-    Stalled,
-    /// It is lost; the reason says how.
-    Broken,
-    /// It finishes what it has and takes no more.
-    Draining,
-}
+/// A batch is overdue after so many times what it should take: its own time, and three times that.
+const OVERDUE: u32 = 4;
+/// No batch of another process is overdue before that, whatever was predicted: a scheduler's
+/// hiccup is no stall.
+const LEAST_REMOTE: Duration = Duration::from_millis(50);
+/// The same in this process, whose threads share the processors with everything else here.
+const LEAST_LOCAL: Duration = Duration::from_secs(1);
+/// Batches that may fail in a row before the container itself is in doubt.
+pub(crate) const FAILURES: u32 = 5;
+/// How often a container that takes no batches is tried.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(500);
 
-/// What can be told about one container.
-#[derive(Clone, Debug)]
-pub struct ContainerInfo {
-    /// Unique among all containers.
-    pub id: String,
-    /// The model's name.
-    pub model: Arc<str>,
-    /// Its version.
-    pub version: Arc<str>,
-    /// `in-process`.
-    pub address: String,
-    /// Where it computes.
-    pub device: String,
-    /// Whether it takes batches.
-    pub state: ContainerState,
-    /// Why it does not.
-    pub reason: String,
-    /// The most rows of a batch of several queries.
-    pub batch_limit: usize,
-    /// Queries that it holds.
-    pub in_flight: usize,
-    /// Rows that wait for the model version.
-    pub queue_rows: usize,
-    /// False: the objective is below what a single row takes.
-    pub feasible: bool,
-    /// When its state last changed.
-    pub since: SystemTime,
-}
-
-/// What all may know of a replica; its thread alone has the container.
+/// What all may know of a replica. Its thread or task alone has the container.
 pub(crate) struct Replica {
+    /// Unique among all containers; what `ListContainers` shows.
+    pub(crate) id: Arc<str>,
+    /// Never used again.
+    pub(crate) serial: u64,
+    /// The smallest that was free among the replicas of the version.
     pub(crate) index: usize,
-    device: Device,
+    pub(crate) address: Arc<str>,
+    /// Of a container in another process.
+    pub(crate) registration: Option<Arc<Registration>>,
+    device: Arc<str>,
+    waker: Waker,
+    /// It is [`ContainerState::Ready`], for those who should not wait for the lock.
+    live: AtomicBool,
     control: Mutex<Control>,
-    in_flight: AtomicUsize,
+}
+
+/// What a new replica is made of.
+pub(crate) struct Spec {
+    pub(crate) id: Arc<str>,
+    pub(crate) index: usize,
+    pub(crate) address: Arc<str>,
+    pub(crate) device: Arc<str>,
+    pub(crate) sizer: Box<dyn BatchSizer>,
+    pub(crate) profile: LatencyProfile,
+    /// Of one round trip; `None`: in process.
+    pub(crate) round_trip: Option<Duration>,
+    pub(crate) state: ContainerState,
+    pub(crate) lease: Option<Instant>,
+    pub(crate) registration: Option<Arc<Registration>>,
+}
+
+/// How the one who computes is woken.
+enum Waker {
+    Thread(OnceLock<Thread>),
+    Task(Notify),
 }
 
 struct Control {
@@ -89,10 +88,62 @@ struct Control {
     state: ContainerState,
     reason: String,
     since: SystemTime,
-    /// When the running batch should end.
-    busy_until: Option<Instant>,
-    /// When the last one ended.
+    /// What was sent and is not answered, oldest first.
+    flights: VecDeque<Flight>,
+    next_flight: u64,
+    /// When the last reply came.
     free_since: Instant,
+    /// Batches that failed since one did not.
+    failures: u32,
+    round_trip: Duration,
+    /// The container is removed then, unless it is heard of.
+    lease: Option<Instant>,
+    /// How long it may finish what it has.
+    drain_until: Option<Instant>,
+    infeasible_told: bool,
+}
+
+/// A batch under way.
+struct Flight {
+    number: u64,
+    /// `None`: it was taken away, for another replica.
+    batch: Option<Batch>,
+    /// When the container can have begun with it.
+    begun: Instant,
+    dispatched: Instant,
+    /// When it should end.
+    due: Instant,
+    /// When it is overdue.
+    overdue: Instant,
+}
+
+/// What the one who computes needs of a batch; the batch itself stays where others may take it.
+pub(crate) struct Work {
+    pub(crate) flight: u64,
+    pub(crate) inputs: Vec<Arc<Inputs>>,
+    pub(crate) outputs: Arc<[Arc<str>]>,
+    /// Until when anybody waits for any of it.
+    pub(crate) latest: Instant,
+    /// Nobody waits any more, and it is overdue.
+    pub(crate) give_up: Instant,
+}
+
+/// A batch that came back.
+pub(crate) struct Landed {
+    /// `None`: another replica has it.
+    pub(crate) batch: Option<Batch>,
+    pub(crate) dispatched: Instant,
+    pub(crate) sample: BatchSample,
+    pub(crate) next_limit: usize,
+    /// Batches that failed in a row, this one included.
+    pub(crate) failures: u32,
+}
+
+/// Whether a replica can be given a batch.
+pub(crate) enum Turn {
+    Now,
+    At(Instant),
+    No,
 }
 
 /// What a replica could do for a call.
@@ -107,30 +158,70 @@ pub(crate) struct Load {
 
 impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replica").field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Replica").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Replica {
-    pub(crate) fn new(
-        index: usize,
-        device: Device,
-        sizer: Box<dyn BatchSizer>,
-        profile: LatencyProfile,
-    ) -> Self {
+    pub(crate) fn new(spec: Spec) -> Self {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Self {
-            index,
-            device,
+            id: spec.id,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            index: spec.index,
+            address: spec.address,
+            registration: spec.registration,
+            device: spec.device,
+            waker: match spec.round_trip {
+                None => Waker::Thread(OnceLock::new()),
+                Some(_) => Waker::Task(Notify::new()),
+            },
+            live: AtomicBool::new(spec.state == ContainerState::Ready),
             control: Mutex::new(Control {
-                sizer,
-                profile,
-                state: ContainerState::Ready,
+                sizer: spec.sizer,
+                profile: spec.profile,
+                state: spec.state,
                 reason: String::new(),
                 since: SystemTime::now(),
-                busy_until: None,
+                flights: VecDeque::new(),
+                next_flight: 0,
                 free_since: Instant::now(),
+                failures: 0,
+                round_trip: spec.round_trip.unwrap_or_default(),
+                lease: spec.lease,
+                drain_until: None,
+                infeasible_told: false,
             }),
-            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.waker, Waker::Task(_))
+    }
+
+    pub(crate) fn wake(&self) {
+        match &self.waker {
+            Waker::Thread(thread) => {
+                if let Some(thread) = thread.get() {
+                    thread.unpark();
+                }
+            }
+            Waker::Task(notify) => notify.notify_one(),
+        }
+    }
+
+    /// The calling thread is the one who computes.
+    pub(crate) fn is_this_thread(&self) {
+        if let Waker::Thread(slot) = &self.waker {
+            let _ = slot.set(thread::current());
+        }
+    }
+
+    /// Until somebody wakes the one who computes. Never for a thread, which parks.
+    pub(crate) async fn woken(&self) {
+        match &self.waker {
+            Waker::Task(notify) => notify.notified().await,
+            Waker::Thread(_) => std::future::pending().await,
         }
     }
 
@@ -142,13 +233,15 @@ impl Replica {
         self.control.lock().profile.predict(rows, now)
     }
 
-    /// When a batch of `rows` would end here; `None` if it takes none.
-    pub(crate) fn finish(&self, rows: usize, now: Instant) -> Option<Instant> {
+    /// Without the discount for age.
+    pub(crate) fn estimate(&self, rows: usize) -> Duration {
+        self.control.lock().profile.estimate(rows)
+    }
+
+    /// When a batch of `rows` would end here: what is outstanding, and its own time.
+    pub(crate) fn finish(&self, rows: usize, now: Instant) -> Instant {
         let control = self.control.lock();
-        (control.state == ContainerState::Ready).then(|| {
-            let free = control.busy_until.map_or(now, |until| until.max(now));
-            free + control.profile.predict(rows, now)
-        })
+        now + control.busy(now) + control.profile.predict(rows, now)
     }
 
     pub(crate) fn free_since(&self) -> Instant {
@@ -156,22 +249,54 @@ impl Replica {
     }
 
     pub(crate) fn is_live(&self) -> bool {
-        self.control.lock().state == ContainerState::Ready
+        self.live.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn state(&self) -> ContainerState {
+        self.control.lock().state
+    }
+
+    pub(crate) fn reason(&self) -> String {
+        self.control.lock().reason.clone()
+    }
+
+    /// In process with nothing outstanding; in another process also when the first of at most two
+    /// is predicted to end within one round trip, so that the container need not wait for it.
+    pub(crate) fn turn(&self, now: Instant) -> Turn {
+        let control = self.control.lock();
+        if !matches!(control.state, ContainerState::Ready | ContainerState::Draining) {
+            return Turn::No;
+        }
+        match (control.flights.len(), control.flights.front()) {
+            (0, _) => Turn::Now,
+            (1, Some(flight)) if self.is_remote() => {
+                let trip = control.round_trip;
+                let opens = flight.due.checked_sub(trip).unwrap_or(now);
+                let late = (flight.due - flight.begun) / 2;
+                if now < opens {
+                    Turn::At(opens)
+                } else if now <= flight.due + trip.max(late) {
+                    Turn::Now
+                } else {
+                    // Who knows when that one ends; what is sent now may be lost with it.
+                    Turn::No
+                }
+            }
+            _ => Turn::No,
+        }
     }
 
     /// For a call of `rows`, behind `queued` rows.
     pub(crate) fn load(&self, rows: usize, queued: usize, now: Instant) -> Option<Load> {
-        let control = self.control.lock();
-        if control.state != ContainerState::Ready {
+        if !self.is_live() {
             return None;
         }
+        let control = self.control.lock();
         let limit = control.sizer.limit().max(1);
         let full = control.profile.predict(limit, now).as_secs_f64().max(1e-9);
         Some(Load {
             rows_per_second: limit as f64 / full,
-            busy: control
-                .busy_until
-                .map_or(Duration::ZERO, |until| until.saturating_duration_since(now)),
+            busy: control.busy(now),
             service: control.profile.predict((rows + queued).min(limit).max(rows), now),
         })
     }
@@ -179,211 +304,224 @@ impl Replica {
     pub(crate) fn info(&self, model: &Model, queue_rows: usize) -> ContainerInfo {
         let id = &model.version.id;
         let control = self.control.lock();
+        let batches = control.flights.iter().filter_map(|flight| flight.batch.as_ref());
         ContainerInfo {
-            id: format!("{id}/{}", self.index),
+            id: Arc::clone(&self.id),
+            replica: self.index,
             model: Arc::clone(&id.name),
             version: Arc::clone(&id.version),
-            address: "in-process".into(),
-            device: self.device.to_string(),
+            address: Arc::clone(&self.address),
+            device: Arc::clone(&self.device),
             state: control.state,
             reason: control.reason.clone(),
             batch_limit: control.sizer.limit(),
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight: batches.map(|batch| batch.entries.len()).sum(),
             queue_rows,
-            feasible: control.profile.predict(1, Instant::now()) <= model.budget(),
+            feasible: control.profile.estimate(1) <= model.budget(),
             since: control.since,
+            batch: model.config.batch,
+            batch_wait: model.config.batch_wait,
+            objective: model.objective(),
+            batch_target: model.target(),
+            max_batch_rows: model.version.max_batch_rows,
         }
     }
 
-    fn set_state(&self, state: ContainerState, reason: &str) {
+    /// True if that is new. A container that drains does nothing else any more.
+    pub(crate) fn set_state(&self, state: ContainerState, reason: &str) -> bool {
         let mut control = self.control.lock();
-        if control.state != state {
-            control.state = state;
-            control.reason = reason.into();
-            control.since = SystemTime::now();
+        self.set(&mut control, state, reason)
+    }
+
+    fn set(&self, control: &mut Control, state: ContainerState, reason: &str) -> bool {
+        if control.state == ContainerState::Draining {
+            return false;
         }
+        reason.clone_into(&mut control.reason);
+        if control.state == state {
+            return false;
+        }
+        if state == ContainerState::Ready {
+            control.failures = 0;
+        }
+        control.state = state;
+        control.since = SystemTime::now();
+        self.live.store(state == ContainerState::Ready, Ordering::Release);
+        tracing::info!(container = &*self.id, ?state, reason, "container");
+        true
     }
 
-    fn begin(&self, queries: usize, rows: usize, now: Instant) {
-        self.in_flight.store(queries, Ordering::Relaxed);
+    /// It finishes what it has until then, and takes nothing new.
+    pub(crate) fn drain(&self, until: Instant, why: &str) {
         let mut control = self.control.lock();
-        control.busy_until = Some(now + control.profile.predict(rows, now));
+        self.set(&mut control, ContainerState::Draining, why);
+        control.drain_until = Some(control.drain_until.map_or(until, |have| have.min(until)));
+        drop(control);
+        self.wake();
     }
 
-    /// Learns from a batch that was computed (`None`: it failed); answers the new limit.
-    fn end(&self, sample: Option<&BatchSample>, now: Instant) -> usize {
+    pub(crate) fn drain_until(&self) -> Option<Instant> {
+        self.control.lock().drain_until
+    }
+
+    pub(crate) fn lease(&self) -> Option<Instant> {
+        self.control.lock().lease
+    }
+
+    /// Heard of. False where it has no lease.
+    pub(crate) fn renew(&self, until: Instant) -> bool {
         let mut control = self.control.lock();
-        control.busy_until = None;
+        let leased = control.lease.is_some();
+        if leased {
+            control.lease = Some(until);
+        }
+        leased
+    }
+
+    pub(crate) fn set_round_trip(&self, round_trip: Duration) {
+        self.control.lock().round_trip = round_trip;
+    }
+
+    pub(crate) fn set_failures(&self, failures: u32) {
+        self.control.lock().failures = failures;
+    }
+
+    /// Nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.control.lock().flights.is_empty()
+    }
+
+    /// When it last answered anything.
+    pub(crate) fn last_reply(&self) -> Instant {
+        self.control.lock().free_since
+    }
+
+    pub(crate) fn begin(&self, batch: Batch, now: Instant) -> Work {
+        let inputs = batch.entries.iter().map(|entry| Arc::clone(&entry.inputs)).collect();
+        let first = batch.entries.first();
+        let outputs = first.map(|entry| Arc::clone(&entry.outputs)).unwrap_or_default();
+        let latest = batch.entries.iter().map(|entry| entry.waiters.latest()).max().unwrap_or(now);
+        let mut control = self.control.lock();
+        let begun = control.flights.back().map_or(now, |before| before.due.max(now));
+        let least = if self.is_remote() { LEAST_REMOTE } else { LEAST_LOCAL };
+        let worst = control.profile.at_worst(batch.rows);
+        // As long as nothing is known of its time.
+        let allowed = if worst.is_zero() { LEAST_LOCAL } else { (worst * OVERDUE).max(least) };
+        let number = control.next_flight;
+        control.next_flight += 1;
+        let due = begun + control.profile.predict(batch.rows, now);
+        let overdue = begun + allowed;
+        let flight = Flight { number, batch: Some(batch), begun, dispatched: now, due, overdue };
+        control.flights.push_back(flight);
+        Work { flight: number, inputs, outputs, latest, give_up: latest.max(overdue) }
+    }
+
+    /// Takes a batch back. What was learned of its time counts where the container computed it,
+    /// or, `too_long`, was not done in all that time.
+    pub(crate) fn end(
+        &self,
+        flight: u64,
+        failed: bool,
+        too_long: bool,
+        target: Duration,
+        now: Instant,
+    ) -> Option<Landed> {
+        let mut control = self.control.lock();
+        let at = control.flights.iter().position(|f| f.number == flight)?;
+        let flight = control.flights.remove(at)?;
+        let service = now.saturating_duration_since(flight.dispatched.max(control.free_since));
         control.free_since = now;
-        if let Some(sample) = sample {
-            control.profile.observe(sample.rows, sample.service, now);
-            control.sizer.observe(sample);
+        let shape = flight.batch.as_ref().map(|batch| (batch.rows, batch.limit, batch.limited));
+        let (rows, limit, limited) = shape.unwrap_or((1, 1, false));
+        let sample = BatchSample { rows, limit, limited, service, target };
+        // A stall says nothing of what batches take.
+        if shape.is_some() && control.state != ContainerState::Stalled && (!failed || too_long) {
+            control.profile.observe(rows, service, now);
+            control.sizer.observe(&sample);
         }
-        control.sizer.limit()
+        if !failed {
+            control.failures = 0;
+        } else if !too_long {
+            control.failures += 1;
+        }
+        Some(Landed {
+            batch: flight.batch,
+            dispatched: flight.dispatched,
+            sample,
+            next_limit: control.sizer.limit(),
+            failures: control.failures,
+        })
+    }
+
+    /// A probe of `rows` took so long, with nothing else under way.
+    pub(crate) fn learn(&self, rows: usize, service: Duration, now: Instant) {
+        let mut control = self.control.lock();
+        control.free_since = now;
+        control.profile.observe(rows, service, now);
+    }
+
+    /// Takes away what it holds, and forgets that it was sent where `forget`: no reply can come.
+    pub(crate) fn take_flights(&self, forget: bool) -> Vec<Batch> {
+        let mut control = self.control.lock();
+        let batches = control.flights.iter_mut().filter_map(|f| f.batch.take()).collect();
+        if forget {
+            control.flights.clear();
+        }
+        batches
+    }
+
+    /// Forgets batches that another replica has by now.
+    pub(crate) fn forget_given_away(&self) {
+        self.control.lock().flights.retain(|flight| flight.batch.is_some());
+    }
+
+    /// Whether what it has computed longest takes too long; then it is [`ContainerState::Stalled`].
+    pub(crate) fn stalls(&self, now: Instant) -> bool {
+        let mut control = self.control.lock();
+        if control.state != ContainerState::Ready {
+            return false;
+        }
+        let Some(flight) = control.flights.front().filter(|flight| now > flight.overdue) else {
+            return false;
+        };
+        let reason = format!(
+            "a batch has taken {:?}, expected {:?}",
+            round(now - flight.begun),
+            round(flight.due - flight.begun)
+        );
+        self.set(&mut control, ContainerState::Stalled, &reason)
+    }
+
+    /// What a single row takes, once, where that is above `budget`.
+    pub(crate) fn newly_infeasible(&self, budget: Duration) -> Option<Duration> {
+        let mut control = self.control.lock();
+        let floor = control.profile.estimate(1);
+        let infeasible = floor > budget;
+        let new = infeasible && !control.infeasible_told;
+        // With a margin, so that it is not told at every turn of a noisy estimate.
+        if infeasible || floor < budget.mul_f64(0.8) {
+            control.infeasible_told = infeasible;
+        }
+        new.then_some(floor)
     }
 }
 
-/// Computes batches until there are no more to come, or the container is lost.
-pub(crate) fn run(model: &Model, replica: &Replica, mut container: Box<dyn Container>) {
-    while let Some(batch) = model.next_batch(replica.index) {
-        if let Err(why) = compute(model, replica, container.as_mut(), batch) {
-            tracing::error!(model = %model.version.id, replica = replica.index, why, "replica lost");
-            replica.set_state(ContainerState::Broken, &why);
-            model.replica_lost(&why);
-            // A container that panicked may panic again when it is dropped.
-            let _ = catch_unwind(AssertUnwindSafe(move || drop(container)));
-            return;
-        }
-    }
-    replica.set_state(ContainerState::Draining, "shut down");
-}
-
-/// # Errors
-///
-/// The container panicked, with what it said. All calls have been answered.
-fn compute(
-    model: &Model,
-    replica: &Replica,
-    container: &mut dyn Container,
-    batch: Batch,
-) -> Result<(), String> {
-    let dispatched = Instant::now();
-    replica.begin(batch.entries.len(), batch.rows, dispatched);
-    let inputs: Vec<Arc<Inputs>> =
-        batch.entries.iter().map(|entry| Arc::clone(&entry.inputs)).collect();
-    let outputs = batch.entries.first().map(|first| Arc::clone(&first.outputs)).unwrap_or_default();
-    let result = guarded(container, &inputs, &outputs);
-    let ended = Instant::now();
-    let service = ended - dispatched;
-    let sample = BatchSample {
-        rows: batch.rows,
-        limit: batch.limit,
-        limited: batch.limited,
-        service,
-        target: model.target(),
-    };
-    let next_limit = replica.end(result.is_ok().then_some(&sample), ended);
-    report(model, replica, &batch, &sample, dispatched, result.is_err(), next_limit);
-    let batch_rows = u32::try_from(batch.rows).unwrap_or(u32::MAX);
-    let lost = match result {
-        Ok(answers) => {
-            for (entry, outputs) in batch.entries.into_iter().zip(answers) {
-                answer(entry, outputs, batch_rows, dispatched, service);
-            }
-            Ok(())
-        }
-        Err(ContainerError::Panicked(why)) => {
-            fail(model, batch.entries, &ContainerError::Panicked(why.clone()));
-            Err(why)
-        }
-        Err(_) if batch.entries.len() > 1 => one_by_one(model, container, batch.entries),
-        Err(error) => {
-            fail(model, batch.entries, &error);
-            Ok(())
-        }
-    };
-    replica.in_flight.store(0, Ordering::Relaxed);
-    lost
-}
-
-/// A batch failed: one query may have spoilt it for all, so that each is computed alone, as long
-/// as it is still wanted.
-fn one_by_one(
-    model: &Model,
-    container: &mut dyn Container,
-    entries: Vec<Entry<Reply>>,
-) -> Result<(), String> {
-    let mut entries = entries.into_iter();
-    while let Some(entry) = entries.next() {
-        let dispatched = Instant::now();
-        if entry.waiters.is_abandoned() || entry.waiters.latest() <= dispatched {
-            let why = skysail_proto::error::LateReason::Computing;
-            let late = PredictError::Late { model: model.version.id.clone(), why };
-            let _ = entry.payload.send(Err(late));
-            continue;
-        }
-        match guarded(container, std::slice::from_ref(&entry.inputs), &entry.outputs) {
-            Ok(mut answers) => {
-                let outputs = answers.pop().unwrap_or_default();
-                let rows = u32::try_from(entry.rows()).unwrap_or(u32::MAX);
-                answer(entry, outputs, rows, dispatched, dispatched.elapsed());
-            }
-            Err(ContainerError::Panicked(why)) => {
-                let error = ContainerError::Panicked(why.clone());
-                fail(model, std::iter::once(entry).chain(entries), &error);
-                return Err(why);
-            }
-            Err(error) => fail(model, [entry], &error),
-        }
-    }
-    Ok(())
-}
-
-/// Runs the container; a panic in it is an error, and so is an answer of the wrong form.
-fn guarded(
-    container: &mut dyn Container,
-    inputs: &[Arc<Inputs>],
-    outputs: &[Arc<str>],
-) -> Result<Vec<Vec<Tensor>>, ContainerError> {
-    // What a panic may have left half done is the container, and that is not used again.
-    let result = catch_unwind(AssertUnwindSafe(|| container.predict_batch(inputs, outputs)));
-    let answers =
-        result.map_err(|payload| ContainerError::Panicked(panic_message(&*payload)))??;
-    check_answers(&answers, inputs, outputs)?;
-    Ok(answers)
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "it gave no reason".into())
-}
-
-fn answer(
-    entry: Entry<Reply>,
-    outputs: Vec<Tensor>,
-    batch_rows: u32,
-    dispatched: Instant,
-    compute: Duration,
-) {
-    let queue = dispatched.saturating_duration_since(entry.queued);
-    let reply = ModelReply { outputs: outputs.into(), cached: false, batch_rows, queue, compute };
-    // Whoever asked may have gone.
-    let _ = entry.payload.send(Ok(reply));
-}
-
-fn fail(model: &Model, entries: impl IntoIterator<Item = Entry<Reply>>, error: &ContainerError) {
-    let error =
-        PredictError::Container { model: model.version.id.clone(), why: error.to_string().into() };
-    for entry in entries {
-        let _ = entry.payload.send(Err(error.clone()));
+impl Control {
+    /// Until what is outstanding should be done. What is late already is expected to take as long
+    /// again as it is late.
+    fn busy(&self, now: Instant) -> Duration {
+        self.flights.back().map_or(Duration::ZERO, |flight| {
+            if flight.due > now { flight.due - now } else { now - flight.due }
+        })
     }
 }
 
-fn report(
-    model: &Model,
-    replica: &Replica,
-    batch: &Batch,
-    sample: &BatchSample,
-    dispatched: Instant,
-    failed: bool,
-    next_limit: usize,
-) {
-    let waits = batch.entries.iter().map(|e| dispatched.saturating_duration_since(e.queued));
-    let queue_max = waits.clone().max().unwrap_or_default();
-    let total: Duration = waits.sum();
-    let queries = batch.entries.len();
-    model.observer.batch(&BatchReport {
-        model: &model.version.id,
-        replica: replica.index,
-        queries,
-        rows: batch.rows,
-        limit: batch.limit,
-        release: batch.release,
-        queue_mean: total / u32::try_from(queries.max(1)).unwrap_or(u32::MAX),
-        queue_max,
-        compute: sample.service,
-        failed,
-        next_limit,
-    });
+/// A fixed first dimension means batches of one query.
+pub(crate) fn free_rows(signature: &Signature) -> bool {
+    signature.inputs.iter().all(|spec| spec.shape.first() == Some(&-1))
+}
+
+/// For messages.
+fn round(duration: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    future::Future,
     sync::Arc,
     task::{Context, Poll},
     thread::JoinHandle,
@@ -13,6 +14,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use skysail_proto::{ModelCall, ModelId, ModelReply, ModelVersion, PredictError};
+use tokio::sync::watch as watch_channel;
 use tower::Service;
 
 use crate::{
@@ -22,7 +24,9 @@ use crate::{
     model::{MaskReason, Model, ModelFuture},
     observer::{BatchObserver, NoObserver},
     onnx::OnnxContainer,
-    replica::{self, ContainerInfo, Factory, Replica},
+    registry::Registered,
+    replica::{self, ContainerInfo, ContainerState, Factory, Replica, Spec},
+    watch,
 };
 
 use catalogue::{Catalogue, Named};
@@ -35,23 +39,28 @@ mod catalogue;
 /// [`PredictError::Overloaded`] at once and keeps no other model waiting.
 #[derive(Clone)]
 pub struct Models {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     /// What the hot path reads; replaced as a whole.
     catalogue: ArcSwap<Catalogue>,
     /// Taken by whoever replaces it.
     change: Mutex<Change>,
-    observer: Arc<dyn BatchObserver>,
+    /// Counts the changes of versions and containers.
+    changes: watch_channel::Sender<u64>,
+    pub(crate) observer: Arc<dyn BatchObserver>,
 }
 
 #[derive(Default)]
 struct Change {
     threads: Vec<JoinHandle<()>>,
+    tasks: tokio::task::JoinSet<()>,
     /// Versions that are being started.
     reserved: HashSet<ModelId>,
     closed: bool,
+    /// Overdue batches and leases are looked at.
+    watched: bool,
 }
 
 /// One model, for those who list them.
@@ -96,7 +105,12 @@ impl Models {
 
     /// No model yet.
     pub fn with_observer(observer: Arc<dyn BatchObserver>) -> Self {
-        let shared = Shared { catalogue: ArcSwap::default(), change: Mutex::default(), observer };
+        let shared = Shared {
+            catalogue: ArcSwap::default(),
+            change: Mutex::default(),
+            changes: watch_channel::Sender::new(0),
+            observer,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -112,16 +126,17 @@ impl Models {
     pub async fn load(&self, config: ModelConfig) -> Result<Arc<ModelVersion>, ContainerError> {
         config.check()?;
         let path = config.path.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let file = std::fs::read(&path)
-                .map_err(|error| ContainerError::File { path, why: error.to_string() })?;
-            let digest = hex(&Sha256::digest(&file));
-            Ok::<_, ContainerError>((file, digest))
-        });
-        let (file, digest) =
-            read.await.map_err(|error| ContainerError::Failed(error.to_string()))??;
-        let (device, threads) = (config.device, config.threads);
+        let read = tokio::task::spawn_blocking(move || read_build(&path).map(|(_, digest)| digest));
+        let digest = read.await.map_err(|error| ContainerError::Failed(error.to_string()))??;
+        let (path, device, threads) = (config.path.clone(), config.device, config.threads);
+        let expected = digest.clone();
         let open = move || -> Result<Box<dyn Container>, ContainerError> {
+            // Read once for each replica, and again where one is opened again, instead of kept.
+            let (file, digest) = read_build(&path)?;
+            if digest != expected {
+                let why = format!("it has changed: sha256 {digest}, at first {expected}");
+                return Err(ContainerError::File { path: path.clone(), why });
+            }
             Ok(Box::new(OnnxContainer::open(&file, device, threads)?))
         };
         self.start(config, digest, open).await
@@ -158,11 +173,6 @@ impl Models {
             deliver.push((start.model, start.thread));
         }
         let signature = opened.first().map(|first| first.signature.clone()).unwrap_or_default();
-        let replicas = opened.into_iter().enumerate().map(|(index, opened)| {
-            let sizer = replica::sizer_for(&config, &signature);
-            Replica::new(index, config.device, sizer, opened.profile)
-        });
-        let replicas = replicas.collect();
         let version = Arc::new(ModelVersion {
             id: config.id.clone(),
             digest,
@@ -171,20 +181,96 @@ impl Models {
             max_batch_rows: config.max_batch_rows,
         });
         let observer = Arc::clone(&self.shared.observer);
-        let model = Arc::new(Model::new(Arc::clone(&version), config, replicas, observer));
+        let model = Arc::new(Model::new(Arc::clone(&version), config, observer));
         let mut change = self.shared.change.lock();
         if change.closed {
             return Err(ContainerError::ShuttingDown);
         }
-        for (send, thread) in deliver {
+        for ((send, thread), opened) in deliver.into_iter().zip(opened) {
+            let replica = model.add(|index| {
+                Replica::new(Spec {
+                    id: format!("{}/{index}", version.id).into(),
+                    index,
+                    address: IN_PROCESS.into(),
+                    device: model.config.device.to_string().into(),
+                    sizer: replica::sizer_for(&model.config, &version.signature),
+                    profile: opened.profile,
+                    round_trip: None,
+                    state: ContainerState::Ready,
+                    lease: None,
+                    registration: None,
+                })
+            });
             // The thread waits for exactly this.
-            let _ = send.send(Arc::clone(&model));
+            let _ = send.send((Arc::clone(&model), replica));
             change.threads.push(thread);
         }
-        let mut catalogue = Catalogue::clone(&self.shared.catalogue.load());
-        catalogue.add(model);
-        self.shared.catalogue.store(Arc::new(catalogue));
+        self.publish(&mut change, |catalogue| catalogue.add(model));
         Ok(version)
+    }
+
+    /// Replaces the catalogue, under the lock that `change` is.
+    fn publish(&self, change: &mut Change, edit: impl FnOnce(&mut Catalogue)) {
+        let mut catalogue = Catalogue::clone(&self.shared.catalogue.load());
+        edit(&mut catalogue);
+        self.shared.catalogue.store(Arc::new(catalogue));
+        self.shared.changes.send_modify(|count| *count += 1);
+        if !change.watched {
+            change.watched = true;
+            tokio::spawn(watch::run(Arc::downgrade(&self.shared)));
+        }
+    }
+
+    pub(crate) fn model(&self, id: &ModelId) -> Option<Arc<Model>> {
+        self.shared.catalogue.load().models.get(id).cloned()
+    }
+
+    /// Adds a container to its version, or a version with its first container; `add` tells which,
+    /// and what the container's task is.
+    pub(crate) fn with_model<F>(
+        &self,
+        id: &ModelId,
+        add: impl FnOnce(
+            Option<Arc<Model>>,
+        ) -> Result<(Registered, Option<Arc<Model>>, F), ContainerError>,
+    ) -> Result<Registered, ContainerError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut change = self.shared.change.lock();
+        if change.closed {
+            return Err(ContainerError::ShuttingDown);
+        }
+        let (registered, new, task) = add(self.model(id))?;
+        // Those that have ended.
+        while change.tasks.try_join_next().is_some() {}
+        change.tasks.spawn(task);
+        self.publish(&mut change, |catalogue| {
+            if let Some(model) = new {
+                catalogue.add(model);
+            }
+        });
+        Ok(registered)
+    }
+
+    /// Forgets a container whose task has ended, and its version with the last one.
+    pub(crate) fn gone(&self, model: &Arc<Model>, replica: &Replica) {
+        let mut change = self.shared.change.lock();
+        let last = model.remove(replica);
+        if last {
+            model.close("its last container was removed");
+            model.replica_lost();
+        }
+        self.publish(&mut change, |catalogue| {
+            if last && catalogue.is(model) {
+                catalogue.remove(&model.version.id);
+            }
+        });
+    }
+
+    /// Counts the changes of versions and containers; changes with each.
+    pub fn changes(&self) -> watch_channel::Receiver<u64> {
+        self.shared.changes.subscribe()
     }
 
     /// The version that an application's entry stands for: `name:version` is fixed; a bare name is
@@ -199,11 +285,16 @@ impl Models {
     ///
     /// The model or the version is not known; the error names those that are.
     pub fn set_version(&self, model: &str, version: &str) -> Result<(), ContainerError> {
-        let _change = self.shared.change.lock();
-        let mut catalogue = Catalogue::clone(&self.shared.catalogue.load());
-        catalogue.set_version(model, version)?;
-        self.shared.catalogue.store(Arc::new(catalogue));
-        Ok(())
+        let mut change = self.shared.change.lock();
+        let mut set = Ok(());
+        self.publish(&mut change, |catalogue| set = catalogue.set_version(model, version));
+        set
+    }
+
+    /// What [`Models::set_version`] has set earlier, of a version that may not be there yet.
+    pub fn pin(&self, model: &str, version: &str) {
+        let mut change = self.shared.change.lock();
+        self.publish(&mut change, |catalogue| catalogue.pin(ModelId::new(model, version)));
     }
 
     /// The version that the bare name of `model` stands for.
@@ -229,7 +320,7 @@ impl Models {
                 })
                 .collect(),
         };
-        catalogue.names.iter().map(info).collect()
+        catalogue.names.iter().filter(|named| !named.versions.is_empty()).map(info).collect()
     }
 
     /// All containers.
@@ -256,12 +347,15 @@ impl Models {
 
     /// Lets no call in any more, finishes what is in, and ends the threads.
     pub async fn shutdown(&self) {
-        let threads = {
+        let (threads, mut tasks) = {
             let mut change = self.shared.change.lock();
             change.closed = true;
             self.shared.close();
-            std::mem::take(&mut change.threads)
+            (std::mem::take(&mut change.threads), std::mem::take(&mut change.tasks))
         };
+        // One that stalls must not keep the others; it is let go of.
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(TASKS_END, ended).await;
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // Its panics have been caught and told inside.
@@ -295,6 +389,19 @@ impl Models {
     }
 }
 
+/// What [`ContainerInfo::address`] says of replicas of this process.
+const IN_PROCESS: &str = "in-process";
+
+/// How long tasks of remote replicas may take to end.
+const TASKS_END: Duration = Duration::from_secs(5);
+
+fn read_build(path: &std::path::Path) -> Result<(Vec<u8>, String), ContainerError> {
+    let file = std::fs::read(path)
+        .map_err(|error| ContainerError::File { path: path.into(), why: error.to_string() })?;
+    let digest = hex(&Sha256::digest(&file));
+    Ok((file, digest))
+}
+
 /// Keeps a name and version from being started twice at once.
 struct Reserved {
     shared: Arc<Shared>,
@@ -308,6 +415,11 @@ impl Drop for Reserved {
 }
 
 impl Shared {
+    /// All versions.
+    pub(crate) fn models(&self) -> Vec<Arc<Model>> {
+        self.catalogue.load().models.values().cloned().collect()
+    }
+
     fn close(&self) {
         for model in self.catalogue.load().models.values() {
             model.close("it is being shut down");

@@ -12,6 +12,7 @@
 //! - [`call`]: [`ModelCall`] and [`ModelReply`]: what passes below `select`
 //! - [`waiters`]: what a queue may know of those who wait for a call
 //! - [`model`]: [`ModelId`], [`ModelVersion`]
+//! - [`open_inference`]: tensors as the Open Inference Protocol carries them
 //! - [`error`]: [`PredictError`], the one error that crosses the prediction stack
 //!
 //! # What it does not do
@@ -21,6 +22,7 @@
 pub mod call;
 pub mod error;
 pub mod model;
+pub mod open_inference;
 pub mod spec;
 pub mod tensor;
 pub mod waiters;

@@ -113,6 +113,23 @@ impl LatencyProfile {
         Duration::from_secs_f64(seconds * (-halvings).exp2())
     }
 
+    /// The mean, without margin and without the discount for age: what to hold a batch against that is running, and
+    /// what a single row is known to take.
+    pub fn estimate(&self, rows: usize) -> Duration {
+        self.mean(rows).map_or(Duration::ZERO, Duration::from_secs_f64)
+    }
+
+    /// What a batch of `rows` takes at the worst that can be concluded: where it has over twice as
+    /// many as any that was seen, in proportion to the largest; zero as long as nothing was seen.
+    pub fn at_worst(&self, rows: usize) -> Duration {
+        let largest = self.octaves.iter().flatten().next_back().map_or(1.0, |o| o.rows);
+        let more = rows as f64 / largest;
+        if more <= 2.0 {
+            return self.estimate(rows);
+        }
+        self.estimate(rows).max(self.estimate(largest as usize).mul_f64(more))
+    }
+
     fn mean(&self, rows: usize) -> Option<f64> {
         let rows = rows.max(1) as f64;
         let points = self.octaves.iter().flatten().map(|o| (o.rows, self.seconds(o)));

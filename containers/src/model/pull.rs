@@ -1,17 +1,17 @@
 //! How a free replica gets its next batch.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use parking_lot::MutexGuard;
 
-use super::{Model, Reply, State};
+use super::{Model, Reply, Sleeper, State};
 use crate::{
     observer::Release,
-    queue::{Entry, Formed, Room, hold_until},
-    replica::Replica,
+    queue::{Entry, Formed, Past, Room, hold_until},
+    replica::{ContainerState, Replica},
 };
 
 /// A batch on its way to a container.
@@ -23,46 +23,53 @@ pub(crate) struct Batch {
     pub(crate) release: Release,
 }
 
+/// What a replica does next.
+pub(crate) enum Next {
+    /// It computes this.
+    Batch(Batch),
+    /// It waits until it is woken, or until then.
+    Wait(Option<Instant>),
+    /// All is done and no more will come.
+    Closed,
+}
+
+/// How long a replica waits that leaves calls to a faster one, which may yet be lost.
+const LEFT_TO_OTHERS: Duration = Duration::from_millis(20);
+
 enum Hold {
-    Wait,
+    Wait(Instant),
     Release(Release),
 }
 
 impl Model {
-    /// What the next batch of replica `index` is, as soon as there is one; `None` when all is done
-    /// and no more will come.
-    pub(crate) fn next_batch(&self, index: usize) -> Option<Batch> {
-        let replica = self.replicas.get(index)?;
+    /// What a replica that has room does next. Where it waits, it has been noted who is to be
+    /// woken.
+    pub(crate) fn next(&self, replica: &Arc<Replica>) -> Next {
         let mut state = self.state.lock();
+        state.sleepers.retain(|sleeper| sleeper.replica.serial != replica.serial);
         loop {
-            if state.queue.is_empty() {
-                if state.closed.is_some() {
-                    return None;
-                }
-                state.idle += 1;
-                self.wake.wait(&mut state);
-                state.idle -= 1;
-                continue;
+            let draining = replica.state() == ContainerState::Draining;
+            // What is left is for the others, if there are any.
+            let done = state.closed.is_some() || draining;
+            if state.queue.is_empty() || (draining && self.has_other(replica.serial)) {
+                return if done { Next::Closed } else { sleep(&mut state, replica, false, None) };
             }
             let now = Instant::now();
             let limit = replica.limit();
             let mut release = Release::Idle;
-            if state.closed.is_none() && !self.config.batch_wait.is_zero() {
-                match self.hold(&mut state, replica, limit, now) {
-                    Hold::Wait => continue,
+            if !done && !self.config.batch_wait.is_zero() {
+                match self.hold(&state, replica, limit, now) {
+                    Hold::Wait(until) => return sleep(&mut state, replica, true, Some(until)),
                     Hold::Release(why) => release = why,
                 }
             }
-            let formed = self.form(&mut state, index, limit, now);
+            let formed = self.form(&mut state, replica, limit, now);
             let nothing = formed.entries.is_empty();
             if nothing && formed.dropped.is_empty() {
-                // All that waits is left to a faster replica, which may yet be lost.
-                state.choosy += 1;
-                self.wake.wait_for(&mut state, Duration::from_millis(20));
-                state.choosy -= 1;
-                continue;
+                let until = Some(now + LEFT_TO_OTHERS);
+                return sleep(&mut state, replica, true, until);
             }
-            let Formed { entries, rows, limited, dropped } = formed;
+            let Formed { mut entries, rows, limited, dropped } = formed;
             if !dropped.is_empty() {
                 MutexGuard::unlocked(&mut state, || self.answer_dropped(dropped));
             }
@@ -72,17 +79,14 @@ impl Model {
             if limited {
                 release = Release::Full;
             }
-            return Some(Batch { entries, rows, limit, limited, release });
+            for entry in &mut entries {
+                entry.past.dispatches = entry.past.dispatches.saturating_add(1);
+            }
+            return Next::Batch(Batch { entries, rows, limit, limited, release });
         }
     }
 
-    fn hold(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        replica: &Replica,
-        limit: usize,
-        now: Instant,
-    ) -> Hold {
+    fn hold(&self, state: &State, replica: &Replica, limit: usize, now: Instant) -> Hold {
         // Whether it is full in the end is for `form` to say.
         let rows = state.queue.head_rows();
         let Some(head) = state.queue.head().filter(|_| rows < limit) else {
@@ -97,32 +101,36 @@ impl Model {
         if until <= now {
             return Hold::Release(if for_deadline { Release::Deadline } else { Release::Timer });
         }
-        state.choosy += 1;
-        self.wake.wait_until(state, until);
-        state.choosy -= 1;
-        Hold::Wait
+        Hold::Wait(until)
     }
 
-    fn form(&self, state: &mut State, index: usize, limit: usize, now: Instant) -> Formed<Reply> {
-        let finish = |rows| match self.replicas.get(index) {
-            Some(replica) => now + replica.predict(rows, now),
-            None => now,
-        };
-        let fastest = |rows| {
-            let live = self.replicas.iter().enumerate();
-            let others = live.filter_map(|(at, replica)| {
-                (at != index).then(|| replica.finish(rows, now)).flatten()
-            });
-            others.fold(finish(rows), Instant::min)
-        };
+    fn form(
+        &self,
+        state: &mut State,
+        replica: &Replica,
+        limit: usize,
+        now: Instant,
+    ) -> Formed<Reply> {
+        let replicas = self.replicas.load();
+        let others = || replicas.iter().filter(|r| r.serial != replica.serial && r.is_live());
+        let finish = |rows| replica.finish(rows, now);
+        let fastest = |rows| others().map(|r| r.finish(rows, now)).fold(finish(rows), Instant::min);
+        let alone = others().next().is_none();
+        let accepts = |past: &Past| alone || past.failed_on != Some(replica.serial);
         let formed = state.queue.form(&Room {
             now,
             limit,
             max_bytes: self.config.max_batch_bytes,
             finish: &finish,
             fastest: &fastest,
+            accepts: &accepts,
         });
         self.queue_rows.store(state.queue.rows(), Ordering::Relaxed);
         formed
     }
+}
+
+fn sleep(state: &mut State, replica: &Arc<Replica>, choosy: bool, until: Option<Instant>) -> Next {
+    state.sleepers.push(Sleeper { replica: Arc::clone(replica), choosy });
+    Next::Wait(until)
 }

@@ -45,6 +45,7 @@ impl World {
             waiters: Arc::clone(&waiters),
             shared: true,
             queued: self.now,
+            past: Default::default(),
             payload: self.waiters.len(),
         };
         self.waiters.push(waiter);
@@ -55,7 +56,14 @@ impl World {
     fn form(&mut self, limit: usize) -> Formed<usize> {
         let now = self.now;
         let finish = move |rows: usize| now + ROW * u32::try_from(rows).unwrap();
-        let room = Room { now, limit, max_bytes: usize::MAX, finish: &finish, fastest: &finish };
+        let room = Room {
+            now,
+            limit,
+            max_bytes: usize::MAX,
+            finish: &finish,
+            fastest: &finish,
+            accepts: &|_| true,
+        };
         self.queue.form(&room)
     }
 }
@@ -111,7 +119,14 @@ fn what_a_faster_replica_can_do_is_left_to_it() {
     let now = world.now;
     let slow = move |_: usize| now + Duration::from_millis(10);
     let fast = move |_: usize| now + Duration::from_millis(2);
-    let room = Room { now, limit: 4, max_bytes: usize::MAX, finish: &slow, fastest: &fast };
+    let room = Room {
+        now,
+        limit: 4,
+        max_bytes: usize::MAX,
+        finish: &slow,
+        fastest: &fast,
+        accepts: &|_| true,
+    };
     let formed = world.queue.form(&room);
     assert!(formed.entries.is_empty() && formed.dropped.is_empty());
     assert_eq!(world.queue.rows(), 1);

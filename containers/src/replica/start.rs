@@ -1,11 +1,25 @@
 //! Opens a container on the thread that will own it, and tries it before it is ready.
 
-use std::{sync::mpsc, time::Instant};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    thread,
+    time::Instant,
+};
 
-use super::*;
+use skysail_proto::Signature;
+use tokio::sync::oneshot;
+
+use super::{
+    Replica, free_rows,
+    local::{panic_message, run},
+};
 use crate::{
-    batch::{Aimd, Fixed, NoBatching, Quantile},
+    batch::{Aimd, BatchSizer, Fixed, LatencyProfile, NoBatching, Quantile},
     config::{BatchStrategy, ModelConfig},
+    container::{Container, check_answers},
+    error::ContainerError,
+    model::Model,
     onnx::zeros,
 };
 
@@ -21,7 +35,7 @@ pub(crate) struct Opened {
 /// A replica's thread that waits for its model, or ends when `model` is dropped.
 pub(crate) struct Starting {
     pub(crate) opened: oneshot::Receiver<Result<Opened, ContainerError>>,
-    pub(crate) model: mpsc::SyncSender<Arc<Model>>,
+    pub(crate) model: mpsc::SyncSender<(Arc<Model>, Arc<Replica>)>,
     pub(crate) thread: thread::JoinHandle<()>,
 }
 
@@ -36,7 +50,7 @@ pub(crate) fn start(
     factory: Factory,
 ) -> Result<Starting, ContainerError> {
     let (opened_in, opened) = oneshot::channel();
-    let (model, model_in) = mpsc::sync_channel::<Arc<Model>>(1);
+    let (model, model_in) = mpsc::sync_channel::<(Arc<Model>, Arc<Replica>)>(1);
     let body = move || {
         let container = catch_unwind(AssertUnwindSafe(|| open(&factory)))
             .unwrap_or_else(|payload| Err(ContainerError::Panicked(panic_message(&*payload))));
@@ -51,9 +65,8 @@ pub(crate) fn start(
                 return;
             }
         };
-        let Ok(model) = model_in.recv() else { return };
-        if let Some(replica) = model.replicas.get(index) {
-            run(&model, replica, container);
+        if let Ok((model, replica)) = model_in.recv() {
+            run(&model, &replica, &factory, container);
         }
     };
     let thread = thread::Builder::new()
@@ -63,16 +76,16 @@ pub(crate) fn start(
     Ok(Starting { opened, model, thread })
 }
 
-fn open(factory: &Factory) -> Result<(Box<dyn Container>, Opened), ContainerError> {
+pub(super) fn open(factory: &Factory) -> Result<(Box<dyn Container>, Opened), ContainerError> {
     let mut container = factory()?;
     let signature = container.signature();
-    let profile = warm_up(container.as_mut(), &signature)?;
+    let profile = try_out(container.as_mut(), &signature)?;
     Ok((container, Opened { signature, profile }))
 }
 
 /// Runs zeros through the container: it shows a model that cannot run before anybody asks it, and
 /// gives the first estimate of its time.
-fn warm_up(
+pub(super) fn try_out(
     container: &mut dyn Container,
     signature: &Signature,
 ) -> Result<LatencyProfile, ContainerError> {
@@ -101,10 +114,6 @@ fn warm_up(
         }
     }
     Ok(profile)
-}
-
-fn free_rows(signature: &Signature) -> bool {
-    signature.inputs.iter().all(|spec| spec.shape.first() == Some(&-1))
 }
 
 fn has_free_trailing_dimension(signature: &Signature) -> bool {

@@ -19,32 +19,75 @@ pub(super) struct Catalogue {
 pub(super) struct Named {
     pub(super) name: Arc<str>,
     pub(super) versions: Vec<ModelId>,
-    /// What the bare name stands for.
+    /// What the bare name stands for. It may be gone for the moment.
     pub(super) current: ModelId,
+    /// `current` was set and did not come about by itself.
+    pub(super) pinned: bool,
 }
 
 impl Catalogue {
     pub(super) fn add(&mut self, model: Arc<Model>) {
         let id = model.version.id.clone();
         self.arms.insert(id.to_string().into(), Arc::clone(&model.version));
-        match self.names.iter_mut().find(|named| named.name == id.name) {
-            Some(named) => named.versions.push(id.clone()),
-            None => {
-                self.arms.insert(Arc::clone(&id.name), Arc::clone(&model.version));
-                self.names.push(Named {
-                    name: Arc::clone(&id.name),
-                    versions: vec![id.clone()],
-                    current: id.clone(),
-                });
-            }
+        let named = self.named(&id);
+        if !named.versions.contains(&id) {
+            named.versions.push(id.clone());
+        }
+        if named.current == id {
+            self.arms.insert(Arc::clone(&id.name), Arc::clone(&model.version));
         }
         self.models.insert(id, model);
+    }
+
+    /// The entry of a name; a new one stands for that version.
+    fn named(&mut self, id: &ModelId) -> &mut Named {
+        let at = self.names.iter().position(|named| named.name == id.name);
+        let at = at.unwrap_or_else(|| {
+            self.names.push(Named {
+                name: Arc::clone(&id.name),
+                versions: Vec::new(),
+                current: id.clone(),
+                pinned: false,
+            });
+            self.names.len() - 1
+        });
+        // It was found or added just now.
+        &mut self.names[at]
+    }
+
+    /// That very object serves its version.
+    pub(super) fn is(&self, model: &Arc<Model>) -> bool {
+        self.models.get(&model.version.id).is_some_and(|known| Arc::ptr_eq(known, model))
+    }
+
+    /// Forgets a version. What its bare name stands for does not move to another one by itself.
+    pub(super) fn remove(&mut self, id: &ModelId) {
+        self.models.remove(id);
+        self.arms.remove(id.to_string().as_str());
+        for named in self.names.iter_mut().filter(|named| named.name == id.name) {
+            named.versions.retain(|version| version != id);
+            if named.current == *id {
+                self.arms.remove(&named.name);
+            }
+        }
+        self.names.retain(|named| named.pinned || !named.versions.is_empty());
+    }
+
+    /// What a bare name stands for once that version is there.
+    pub(super) fn pin(&mut self, id: ModelId) {
+        let model = self.models.get(&id).map(|model| Arc::clone(&model.version));
+        let named = self.named(&id);
+        (named.current, named.pinned) = (id.clone(), true);
+        match model {
+            Some(version) => self.arms.insert(id.name, version),
+            None => self.arms.remove(&id.name),
+        };
     }
 
     pub(super) fn set_version(&mut self, model: &str, version: &str) -> Result<(), ContainerError> {
         let known: Vec<&str> = self.names.iter().map(|named| &*named.name).collect();
         let known = known.join(", ");
-        let Some(named) = self.names.iter_mut().find(|named| &*named.name == model) else {
+        let Some(named) = self.names.iter().find(|named| &*named.name == model) else {
             return Err(ContainerError::Unknown { kind: "model", name: model.into(), known });
         };
         let Some(id) = named.versions.iter().find(|id| &*id.version == version).cloned() else {
@@ -55,10 +98,7 @@ impl Catalogue {
                 known: known.join(", "),
             });
         };
-        if let Some(model) = self.models.get(&id) {
-            self.arms.insert(Arc::clone(&named.name), Arc::clone(&model.version));
-        }
-        named.current = id;
+        self.pin(id);
         Ok(())
     }
 }

@@ -234,6 +234,7 @@ impl<'a> World<'a> {
             waiters,
             shared: false,
             queued: self.at(arrival),
+            past: Default::default(),
             payload: Query { arrival, _waiter: waiter },
         };
         if self.queue.has_room_for(&entry.inputs) {
@@ -252,6 +253,7 @@ impl<'a> World<'a> {
             max_bytes: usize::MAX,
             finish: &finish,
             fastest: &finish,
+            accepts: &|_| true,
         });
         if formed.entries.is_empty() {
             return;

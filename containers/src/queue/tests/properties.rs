@@ -76,7 +76,7 @@ proptest! {
             let now = world.now;
             let finish = move |rows: usize| now + ROW * u32::try_from(rows).unwrap();
             let formed = world.queue.form(&Room {
-                now, limit, max_bytes, finish: &finish, fastest: &finish,
+                now, limit, max_bytes, finish: &finish, fastest: &finish, accepts: &|_| true,
             });
             let rows: usize = formed.entries.iter().map(Entry::rows).sum();
             let bytes: usize = formed.entries.iter().map(|e| e.inputs.bytes()).sum();
