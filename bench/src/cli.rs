@@ -1,5 +1,7 @@
 //! The command line.
 
+mod batching;
+mod early_drop;
 mod load;
 mod overhead;
 
@@ -22,6 +24,8 @@ use crate::{
     workload::{Workload, WorkloadConfig},
 };
 
+pub use batching::{BatchingArgs, SleeperArgs};
+pub use early_drop::EarlyDropArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
 
@@ -39,8 +43,15 @@ enum Command {
     Load(Box<LoadArgs>),
     /// Measures what Skysail costs beside a bare gRPC echo of the same bytes.
     Overhead(Box<OverheadArgs>),
+    /// Measures adaptive batches beside fixed ones and none.
+    Batching(Box<BatchingArgs>),
+    /// Compares early with lazy drop, in virtual time.
+    EarlyDrop(EarlyDropArgs),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
+    /// Serves a container that only waits; `batching` starts it.
+    #[command(hide = true)]
+    Sleeper(SleeperArgs),
 }
 
 impl Cli {
@@ -53,6 +64,9 @@ impl Cli {
         match self.command {
             Command::Load(args) => args.run(),
             Command::Overhead(args) => args.run(),
+            Command::Batching(args) => args.run(),
+            Command::Sleeper(args) => args.run(),
+            Command::EarlyDrop(args) => args.run(),
             Command::Echo(args) => args.run(),
         }
     }
@@ -203,7 +217,7 @@ mod tests {
 
     #[test]
     fn later_subcommands_are_unknown() {
-        for name in ["batching", "rivals", "all"] {
+        for name in ["rivals", "all"] {
             assert!(Cli::try_parse_from(["skysail-bench", name]).is_err());
         }
         assert!(Cli::try_parse_from(["skysail-bench", "load", "--quick", "--full"]).is_err());

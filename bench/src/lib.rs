@@ -12,16 +12,21 @@
 //! - [`load`]: one block of load: all of the above together
 //! - [`echo`], [`process`]: the echo, and server processes in general
 //! - [`overhead`]: Skysail beside the echo
+//! - [`early_drop`]: the product's queue beside a lazy rule, in virtual time
+//! - [`batching`], [`sleeper`]: adaptive batches beside fixed ones, and the container that waits
 //! - [`report`]: tables and JSON
 //!
 //! # What it does not do
 //!
-//! It imports nothing of the product but the wire types, and it judges nothing by itself: it prints
-//! each figure beside the bar that it must meet.
+//! It judges nothing by itself: it prints each figure beside the bar that it must meet. It drives the
+//! product over the wire; only [`early_drop`] and the model seam of
+//! [`batching`] import a part of it.
 
 pub mod arrivals;
+pub mod batching;
 pub mod cli;
 pub mod cpu;
+pub mod early_drop;
 pub mod echo;
 pub mod load;
 pub mod npy;
@@ -29,6 +34,7 @@ pub mod overhead;
 pub mod process;
 pub mod recorder;
 pub mod report;
+pub mod sleeper;
 pub mod target;
 pub mod trace;
 pub mod workload;

@@ -149,7 +149,8 @@ async fn block(plan: Plan) -> anyhow::Result<Block> {
     })
 }
 
-const CONNECTING: Duration = Duration::from_millis(250);
+/// From the beginning of a run to its first arrival.
+pub const CONNECTING: Duration = Duration::from_millis(250);
 
 async fn until(instant: Instant) {
     tokio::time::sleep_until(instant.into()).await;

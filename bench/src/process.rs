@@ -15,12 +15,16 @@ use prost::Message as _;
 use skysail_proto::pb::v1::PredictResponse;
 use tempfile::TempDir;
 
+use crate::sleeper::Speed;
+
 /// A server in a process of its own; it is killed and its folder removed when this is dropped.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
     /// Where it listens, `host:port`.
     pub address: String,
+    /// The same of its HTTP port; empty where it has none.
+    pub http: String,
     _folder: TempDir,
 }
 
@@ -37,6 +41,19 @@ impl ServerProcess {
         let mut command = Command::new(program);
         command.args(["echo", "--listen", "127.0.0.1:0", "--response"]).arg(response);
         Self::start(command, folder, Duration::from_secs(20))
+    }
+
+    /// Starts the container that only waits.
+    ///
+    /// # Errors
+    ///
+    /// It did not start.
+    pub fn sleeper(program: &Path, speed: Speed) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        command.arg("sleeper").arg("--row").arg(time(speed.row));
+        command.arg("--batch").arg(time(speed.batch));
+        Self::start(command, TempDir::new()?, Duration::from_secs(20))
     }
 
     /// Starts `skysail serve` on free ports, with a data folder that is removed afterwards.
@@ -69,13 +86,14 @@ impl ServerProcess {
         // It reads on to the end, so that the server never waits for a full pipe.
         thread::Builder::new().name("server-output".into()).spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(address) = ready(&line) {
-                    let _ = tell.send(address);
+                if let Some(address) = ready(&line, "grpc=") {
+                    let _ = tell.send((address, ready(&line, "http=").unwrap_or_default()));
                 }
             }
         })?;
-        let mut process = Self { child, address: String::new(), _folder: folder };
-        process.address = told.recv_timeout(limit).map_err(|_| {
+        let mut process =
+            Self { child, address: String::new(), http: String::new(), _folder: folder };
+        (process.address, process.http) = told.recv_timeout(limit).map_err(|_| {
             anyhow!("{name} printed no line 'ready grpc=HOST:PORT' within {limit:?}")
         })?;
         Ok(process)
@@ -94,10 +112,10 @@ impl Drop for ServerProcess {
     }
 }
 
-fn ready(line: &str) -> Option<String> {
+fn ready(line: &str, kind: &str) -> Option<String> {
     let mut words = line.split_ascii_whitespace();
     (words.next()? == "ready")
-        .then(|| words.find_map(|word| word.strip_prefix("grpc=")))?
+        .then(|| words.find_map(|word| word.strip_prefix(kind)))?
         .map(str::to_owned)
 }
 
@@ -108,8 +126,9 @@ mod tests {
     #[test]
     fn the_ready_line_tells_the_port() {
         let line = "ready grpc=127.0.0.1:7400 http=127.0.0.1:7401";
-        assert_eq!(ready(line).as_deref(), Some("127.0.0.1:7400"));
-        assert_eq!(ready("not ready grpc=1:2"), None);
-        assert_eq!(ready("ready http=1:2"), None);
+        assert_eq!(ready(line, "grpc=").as_deref(), Some("127.0.0.1:7400"));
+        assert_eq!(ready(line, "http=").as_deref(), Some("127.0.0.1:7401"));
+        assert_eq!(ready("not ready grpc=1:2", "grpc="), None);
+        assert_eq!(ready("ready http=1:2", "grpc="), None);
     }
 }

@@ -87,6 +87,13 @@ impl Workload {
         Self { config, shape: self.shape.clone(), inputs }
     }
 
+    /// The same requests to another application.
+    #[must_use]
+    pub fn asking(mut self, application: &str) -> Self {
+        self.config.application = application.into();
+        self
+    }
+
     /// What the workload was made from.
     pub fn config(&self) -> &WorkloadConfig {
         &self.config

@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{BatchSample, BatchSizer, payoff::Payoff};
+use super::{
+    BatchSample, BatchSizer,
+    payoff::{Payoff, Verdict},
+};
 
 /// Finds the largest batch that stays under a target, as TCP finds its window.
 ///
@@ -127,7 +130,7 @@ impl Aimd {
                 self.search(in_time, Point::of(sample), sample.target, steps);
             }
             Phase::Steady => {
-                self.payoff.forget();
+                self.payoff.late(self.limit);
                 self.set(backed_off(self.limit));
             }
         }
@@ -139,7 +142,7 @@ impl Aimd {
         if small.late >= Self::RECENT {
             let limit = backed_off(small.rows);
             *small = Small::default();
-            self.payoff.forget();
+            self.payoff.late(limit);
             self.phase = Phase::Steady;
             self.set(limit);
         }
@@ -161,11 +164,15 @@ impl Aimd {
         if !sample.limited || sample.limit < self.limit {
             return;
         }
-        if let Some(limit) = self.payoff.observe(sample.limit, sample.rows, sample.service) {
-            self.phase = Phase::Steady;
-            self.easy = 0;
-            self.set(limit);
-            return;
+        match self.payoff.observe(sample.limit, sample.rows, sample.service) {
+            Verdict::Go => {}
+            Verdict::Wait => return,
+            Verdict::Undo(limit) => {
+                self.phase = Phase::Steady;
+                self.easy = 0;
+                self.set(limit);
+                return;
+            }
         }
         let easy = sample.service < sample.target / 2 && !self.payoff.holds();
         self.easy = if easy { self.easy + 1 } else { 0 };

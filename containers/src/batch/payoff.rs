@@ -25,6 +25,18 @@ struct Rate {
     rows_per_second: f64,
 }
 
+/// What a full batch says of raising the limit further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing against it.
+    Go,
+    /// This one was slower; two more of the size will tell whether that was chance. Doubling on
+    /// meanwhile would make the next ones dear.
+    Wait,
+    /// The raises above this limit did not pay.
+    Undo(usize),
+}
+
 impl Payoff {
     /// Loss of rows per second, as a ratio, from which on a raise is undone.
     pub(super) const WORSE: f64 = 0.05;
@@ -32,14 +44,8 @@ impl Payoff {
     pub(super) const HOLD: u32 = 200;
     const MEDIAN_OF: usize = 3;
 
-    /// Learns from a batch that filled `limit` in time; answers the limit to return to where the
-    /// raises above it did not pay.
-    pub(super) fn observe(
-        &mut self,
-        limit: usize,
-        rows: usize,
-        service: Duration,
-    ) -> Option<usize> {
+    /// Learns from a batch that filled `limit` in time.
+    pub(super) fn observe(&mut self, limit: usize, rows: usize, service: Duration) -> Verdict {
         self.hold = self.hold.saturating_sub(1);
         let rows_per_second = rows as f64 / service.as_secs_f64().max(1e-9);
         let rate = Rate { limit, rows_per_second };
@@ -49,26 +55,28 @@ impl Payoff {
         self.rates.push_back(rate);
         // Slow start gives a size one batch: the first has to stand for its size alone.
         let best = *self.best.get_or_insert(rate);
-        let median = self.median()?;
+        let worse = |rate: Rate| rate.rows_per_second < best.rows_per_second * (1.0 - Self::WORSE);
+        let doubt = if limit > best.limit && worse(rate) { Verdict::Wait } else { Verdict::Go };
+        let Some(median) = self.median() else { return doubt };
         if let Some(undone) = self.undone.take() {
             if undone >= median.rows_per_second * (1.0 - Self::WORSE) {
                 self.hold = 0;
             }
             self.best = Some(median);
-            return None;
+            return Verdict::Go;
         }
         let above = self.rates.iter().all(|rate| rate.limit > best.limit);
-        if above && median.rows_per_second < best.rows_per_second * (1.0 - Self::WORSE) {
+        if above && worse(median) {
             self.rates.clear();
             self.hold = Self::HOLD;
             self.undone = Some(median.rows_per_second);
-            return Some(best.limit);
+            return Verdict::Undo(best.limit);
         }
         // At or below the best limit the newer figure holds: the speed may have changed.
         if median.limit <= best.limit || median.rows_per_second > best.rows_per_second {
             self.best = Some(median);
         }
-        None
+        doubt
     }
 
     /// The one in the middle by rate, with the limit of the one in the middle of time.
@@ -89,8 +97,11 @@ impl Payoff {
         self.hold > 0
     }
 
-    /// A late batch: what was measured was another speed, or another load.
-    pub(super) fn forget(&mut self) {
-        *self = Self::default();
+    /// A batch of `limit` was late. Where that is the best limit or less, what was measured was
+    /// another speed or another load. Above it nothing is new.
+    pub(super) fn late(&mut self, limit: usize) {
+        if self.best.is_none_or(|best| limit <= best.limit) {
+            *self = Self::default();
+        }
     }
 }
