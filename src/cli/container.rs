@@ -3,11 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context;
+use clap::{CommandFactory, error::ErrorKind};
 use serde::Deserialize;
 use skysail_containers::{BatchStrategy, Device};
 use skysail_proto::ModelId;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::Cli;
 use crate::container::{ContainerProcess, Options};
 
 /// Serves one ONNX model over the Open Inference Protocol and registers it with front ends.
@@ -100,14 +102,14 @@ impl Settings {
     }
 
     fn options(self) -> anyhow::Result<Options> {
-        let needed = |flag: &str| {
-            format!("{flag} is missing: give it as a flag, in the environment, or in the file")
+        let (Some(path), Some(name), Some(version)) = (self.model, self.name, self.version) else {
+            let needed = "--model, --name and --version are needed: as flags, in the environment, \
+                          or in the [container] table of the file";
+            Cli::command().error(ErrorKind::MissingRequiredArgument, needed).exit()
         };
-        let name = self.name.with_context(|| needed("--name"))?;
-        let version = self.version.with_context(|| needed("--version"))?;
         Ok(Options {
             id: ModelId::new(name, version),
-            path: self.model.with_context(|| needed("--model"))?,
+            path,
             device: self.device.map_or(Ok(Device::default()), |d| d.parse()).context("--device")?,
             threads: self.threads.unwrap_or(1),
             max_batch_rows: self.max_batch_rows.unwrap_or(0),

@@ -28,7 +28,7 @@ enum Command {
     /// Run the server.
     Serve(serve::Args),
     /// Serve one ONNX model to front ends, as a process of its own.
-    Container(container::Args),
+    Container(Box<container::Args>),
     /// Ask an application for a prediction.
     Predict(predict::Args),
     /// Send a truth label or a reward for a decision.
@@ -54,7 +54,7 @@ impl Cli {
         match self.command {
             Command::Demo(args) => crate::demo::run(args).await,
             Command::Serve(args) => serve::run(args).await,
-            Command::Container(args) => container::run(args).await,
+            Command::Container(args) => container::run(*args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Feedback(args) => feedback::run(args).await,
             Command::App(args) => admin::app(args).await,

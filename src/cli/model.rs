@@ -112,7 +112,11 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::List => {
             let response = admin.list_models(v1::ListModelsRequest {}).await.map_err(refused)?;
-            for model in response.into_inner().models {
+            let models = response.into_inner().models;
+            if models.is_empty() {
+                crate::say!("no model is registered");
+            }
+            for model in models {
                 for version in &model.versions {
                     show_version(&model, version);
                 }

@@ -15,7 +15,6 @@ pub(super) struct Config {
     pub(super) model: Vec<Model>,
     pub(super) application: Vec<application::Raw>,
     /// Read by `skysail container`.
-    #[expect(dead_code, reason = "it may stand in the same file")]
     pub(super) container: Option<toml::Table>,
 }
 
