@@ -34,7 +34,8 @@ pub(crate) use start::{Factory, sizer_for, start};
 /// A batch is overdue after so many times what it should take: its own time, and three times that.
 const OVERDUE: u32 = 4;
 /// No batch of another process is overdue before that, whatever was predicted: a scheduler's
-/// hiccup is no stall.
+/// hiccup is no stall. Nor before a quarter of what the objective allows: three quarters are left
+/// for another replica.
 const LEAST_REMOTE: Duration = Duration::from_millis(50);
 /// The same in this process, whose threads share the processors with everything else here.
 const LEAST_LOCAL: Duration = Duration::from_secs(1);
@@ -398,17 +399,18 @@ impl Replica {
         self.control.lock().free_since
     }
 
-    pub(crate) fn begin(&self, batch: Batch, now: Instant) -> Work {
+    pub(crate) fn begin(&self, batch: Batch, budget: Duration, now: Instant) -> Work {
         let inputs = batch.entries.iter().map(|entry| Arc::clone(&entry.inputs)).collect();
         let first = batch.entries.first();
         let outputs = first.map(|entry| Arc::clone(&entry.outputs)).unwrap_or_default();
         let latest = batch.entries.iter().map(|entry| entry.waiters.latest()).max().unwrap_or(now);
         let mut control = self.control.lock();
         let begun = control.flights.back().map_or(now, |before| before.due.max(now));
-        let least = if self.is_remote() { LEAST_REMOTE } else { LEAST_LOCAL };
+        let least = if self.is_remote() { LEAST_REMOTE.max(budget / 4) } else { LEAST_LOCAL };
         let worst = control.profile.at_worst(batch.rows);
         // As long as nothing is known of its time.
-        let allowed = if worst.is_zero() { LEAST_LOCAL } else { (worst * OVERDUE).max(least) };
+        let allowed =
+            if worst.is_zero() { LEAST_LOCAL.max(least) } else { (worst * OVERDUE).max(least) };
         let number = control.next_flight;
         control.next_flight += 1;
         let due = begun + control.profile.predict(batch.rows, now);

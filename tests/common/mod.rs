@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process};
 use skysail_proto::pb::v1::{
     self, admin_client::AdminClient, feedback_client::FeedbackClient, observe_request,
-    prediction_client::PredictionClient,
+    prediction_client::PredictionClient, registry_client::RegistryClient,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -57,10 +57,21 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it on free ports; `folder` holds its state and outlives it.
     pub(crate) async fn start(config: &str, folder: &Path) -> Self {
+        Self::listening(&["--listen", "127.0.0.1:0"], config, folder).await
+    }
+
+    /// Starts it where the configuration says.
+    pub(crate) async fn start_as_configured(config: &str, folder: &Path) -> Self {
+        Self::listening(&[], config, folder).await
+    }
+
+    async fn listening(listen: &[&str], config: &str, folder: &Path) -> Self {
         let path = folder.join("skysail.toml");
         std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_skysail"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--config"])
+            .arg("serve")
+            .args(listen)
+            .args(["--http", "127.0.0.1:0", "--config"])
             .arg(&path)
             .arg("--data-dir")
             .arg(folder.join("data"))
@@ -95,6 +106,33 @@ impl Server {
         AdminClient::new(self.channel.clone())
     }
 
+    pub(crate) fn registry(&self) -> RegistryClient<Channel> {
+        RegistryClient::new(self.channel.clone())
+    }
+
+    /// State and reason of each container, by its address.
+    pub(crate) async fn containers(&self) -> Vec<v1::Container> {
+        let listed = self.registry().list_containers(v1::ListContainersRequest {}).await;
+        listed.unwrap().into_inner().containers
+    }
+
+    /// Waits until the containers are as they should be.
+    pub(crate) async fn until(&self, what: &str, reached: impl Fn(&[v1::Container]) -> bool) {
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            let now = self.containers().await;
+            if reached(&now) {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "waited in vain: {what}: {now:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
         kill_process(pid.unwrap(), signal).unwrap();
@@ -127,6 +165,65 @@ impl Server {
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text
+    }
+}
+
+/// A `skysail container` in a process of its own.
+pub(crate) struct Container {
+    child: Child,
+    pub(crate) address: String,
+}
+
+impl Container {
+    /// Starts one of the root model; it is registered when this returns.
+    pub(crate) async fn start(name: &str, version: &str, front_ends: &[&str]) -> Self {
+        Self::with(name, version, front_ends, &[]).await
+    }
+
+    pub(crate) async fn with(
+        name: &str,
+        version: &str,
+        front_ends: &[&str],
+        more: &[&str],
+    ) -> Self {
+        let mut command = Self::command(name, version, front_ends, more);
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ready = lines.next_line().await.unwrap().expect("the container did not start");
+        let address = ready.strip_prefix("ready grpc=").expect(&ready).to_owned();
+        Self { child, address }
+    }
+
+    pub(crate) fn command(
+        name: &str,
+        version: &str,
+        front_ends: &[&str],
+        more: &[&str],
+    ) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skysail"));
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/root.onnx");
+        command.args(["container", "--model", model, "--name", name, "--version", version]);
+        for front_end in front_ends {
+            command.args(["--register", front_end]);
+        }
+        command.args(more).env("SKYSAIL_LOG", "error");
+        command
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
+        kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Ends it in order and says whether it ended well.
+    pub(crate) async fn stop(mut self) -> bool {
+        self.signal(Signal::TERM);
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
+        ended.expect("it did not end").unwrap().success()
     }
 }
 

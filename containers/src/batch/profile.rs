@@ -120,14 +120,15 @@ impl LatencyProfile {
     }
 
     /// What a batch of `rows` takes at the worst that can be concluded: where it has over twice as
-    /// many as any that was seen, in proportion to the largest; zero as long as nothing was seen.
+    /// many as any that was seen, in proportion to the largest. With the margin. Zero as long as
+    /// nothing was seen.
     pub fn at_worst(&self, rows: usize) -> Duration {
         let largest = self.octaves.iter().flatten().next_back().map_or(1.0, |o| o.rows);
         let more = rows as f64 / largest;
-        if more <= 2.0 {
-            return self.estimate(rows);
-        }
-        self.estimate(rows).max(self.estimate(largest as usize).mul_f64(more))
+        let in_proportion = self.estimate(largest as usize).mul_f64(more);
+        let expected = self.estimate(rows);
+        let expected = if more > 2.0 { expected.max(in_proportion) } else { expected };
+        expected.mul_f64(1.0 + Self::MARGIN * self.deviation)
     }
 
     fn mean(&self, rows: usize) -> Option<f64> {

@@ -53,7 +53,7 @@ enum Ended {
 fn serve(model: &Model, replica: &Arc<Replica>, mut container: Box<dyn Container>) -> Ended {
     loop {
         let work = match model.next(replica) {
-            Next::Batch(batch) => replica.begin(batch, Instant::now()),
+            Next::Batch(batch) => replica.begin(batch, model.budget(), Instant::now()),
             Next::Wait(None) => {
                 thread::park();
                 continue;

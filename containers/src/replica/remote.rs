@@ -200,7 +200,7 @@ impl<'a> Session<'a> {
                     return far;
                 }
             };
-            let work = self.replica.begin(batch, now);
+            let work = self.replica.begin(batch, self.model.budget(), now);
             let (flight, end) = (work.flight, work.give_up + GRACE);
             let answer = self.target.infer(self.connection, work.inputs, work.outputs, work.latest);
             self.flying.push(Box::pin(async move {
