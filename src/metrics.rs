@@ -126,6 +126,7 @@ pub(crate) struct Sampled {
     batch_limit: Family<ReplicaLabels, Gauge>,
     queue_rows: Family<ReplicaLabels, Gauge>,
     live_replicas: Family<VersionLabels, Gauge>,
+    feasible: Family<ReplicaLabels, Gauge>,
     weight: Family<ArmLabels, Gauge<f64, AtomicU64>>,
     cache_hits: Family<TierLabels, Counter>,
     cache_misses: Family<TierLabels, Counter>,
@@ -330,6 +331,11 @@ impl Sampled {
         registry.register("batch_limit_rows", "The batch sizer's limit", self.batch_limit.clone());
         registry.register("queue_rows", "Rows that wait", self.queue_rows.clone());
         registry.register("live_replicas", "Replicas that take work", self.live_replicas.clone());
+        registry.register(
+            "objective_feasible",
+            "0: a single row takes longer than the objective allows",
+            self.feasible.clone(),
+        );
         registry.register("selection_weight", "Normalised weight of an arm", self.weight.clone());
         registry.register("cache_hits", "Look-ups answered", self.cache_hits.clone());
         registry.register("cache_misses", "Look-ups not answered", self.cache_misses.clone());
@@ -343,7 +349,11 @@ impl Sampled {
     }
 
     pub(crate) fn containers(&self, containers: &[skysail_containers::ContainerInfo]) {
+        // Those that have gone are not shown any more.
         self.live_replicas.clear();
+        for family in [&self.batch_limit, &self.queue_rows, &self.feasible] {
+            family.clear();
+        }
         for container in containers {
             let labels = ReplicaLabels {
                 model: container.model.to_string(),
@@ -352,6 +362,7 @@ impl Sampled {
             };
             self.batch_limit.get_or_create(&labels).set(container.batch_limit as i64);
             self.queue_rows.get_or_create(&labels).set(container.queue_rows as i64);
+            self.feasible.get_or_create(&labels).set(i64::from(container.feasible));
             let live = VersionLabels { model: labels.model, version: labels.version };
             let ready = container.state == skysail_containers::ContainerState::Ready;
             self.live_replicas.get_or_create(&live).inc_by(i64::from(ready));
