@@ -151,11 +151,36 @@ async fn a_container_that_is_killed_or_stopped_loses_at_most_what_it_had() {
     // With two others and two seconds, all that was sent to the lost ones is passed on.
     assert_eq!(failed(&answers), [""; 0]);
     assert!(answers.iter().all(|answer| answer.status() == v1::Status::Answered));
-    let lost = r#"skysail_drops_total{model="root:1",reason="replica_lost"}"#;
+    let lost = r#"skysail_drops_total{model="root",version="1",reason="replica_lost"}"#;
     assert!(server.metric(lost).await < f64::EPSILON);
     assert!(good.stop().await && frozen.stop().await);
     server.until("they have gone", |all| all.len() == 1).await;
     assert!(server.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_last_container_had_is_lost_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(ROOT_APP, folder.path()).await;
+    let container = Container::start("root", "1", &[&server.grpc]).await;
+    server.prediction().predict(unique(0)).await.unwrap();
+    container.signal(Signal::STOP);
+    let mut waiting = Vec::new();
+    for i in 1..=5 {
+        let mut client = server.prediction();
+        waiting.push(tokio::spawn(async move { client.predict(unique(i)).await }));
+    }
+    server.until("it has queries", |all| all[0].in_flight > 0).await;
+    container.kill().await;
+    let mut codes = Vec::new();
+    for call in waiting {
+        codes.push(call.await.unwrap().unwrap_err().code());
+    }
+    assert_eq!(codes, [tonic::Code::Unavailable; 5]);
+    // Those that were sent, and those that waited for it.
+    let lost = r#"skysail_drops_total{model="root",version="1",reason="replica_lost"}"#;
+    let lost = server.metric(lost).await;
+    assert!((1.0..=5.0).contains(&lost), "{lost}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

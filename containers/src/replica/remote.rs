@@ -103,7 +103,7 @@ async fn try_once(replica: &Replica, target: &Target) -> Result<Connection, Cont
 
 /// How long a probe may take.
 fn patience(replica: &Replica) -> Duration {
-    PROBE_EVERY.max(replica.estimate(1) * super::OVERDUE)
+    PROBE_EVERY.max(replica.estimate(1) * super::flights::OVERDUE)
 }
 
 type Answer = (u64, Result<Vec<Vec<Tensor>>, ContainerError>);
