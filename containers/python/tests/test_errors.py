@@ -128,7 +128,7 @@ class OfTheCaller(Case):
 
     def test_bytes_that_are_no_message(self):
         call = self.wrong.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        with self.refused(INTERNAL):
+        with self.refused(INVALID, "cannot be read"):
             call(b"\xff\xff\xff")
 
 

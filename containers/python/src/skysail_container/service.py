@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from . import messages
-from .errors import Refusal, internal, invalid, described
+from .errors import Refusal, described, internal, invalid
 from .inference import Call, Model
 from .worker import Worker, log
 
@@ -98,8 +99,7 @@ def _handler(service: str, functions: dict[str, _Handler]) -> grpc.GenericRpcHan
         service,
         {
             name: grpc.unary_unary_rpc_method_handler(
-                _answering(function),
-                request_deserializer=rpcs[name].request.FromString,
+                _answering(function, rpcs[name].request),
                 response_serializer=rpcs[name].response.SerializeToString,
             )
             for name, function in functions.items()
@@ -107,11 +107,18 @@ def _handler(service: str, functions: dict[str, _Handler]) -> grpc.GenericRpcHan
     )
 
 
-def _answering(function: _Handler) -> _Handler:
-    """Turns a `Refusal` into its gRPC status."""
+def _answering(function: _Handler, kind: Any) -> _Handler:
+    """Turns a `Refusal` into its gRPC status.
 
-    async def answer(request: Any, context: Any) -> Any:
+    The request is parsed here: gRPC would answer UNKNOWN to bytes that are no message.
+    """
+
+    async def answer(data: bytes, context: Any) -> Any:
         try:
+            try:
+                request = kind.FromString(data)
+            except DecodeError as error:
+                raise invalid(f"the request cannot be read: {error}") from None
             return await function(request, context)
         except Refusal as caught:
             refusal = caught
