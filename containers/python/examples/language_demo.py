@@ -156,21 +156,25 @@ class FrontEnd:
             asyncio.create_task(self._read_outcomes(observations)),
         ]
         due = loop.time()
-        for index, (text, _) in enumerate(texts):
-            due += gaps.expovariate(rate)
-            await asyncio.sleep(due - loop.time())
-            stopping(index / len(texts))
-            if any(reader.done() for reader in readers):
-                break
-            self.answers[index] = Answer(due, loop.time())
-            request = message("skysail.v1.PredictRequest")(application=APPLICATION, request_id=str(index))
-            request.inputs.add(name="text", datatype="BYTES", shape=[1], data=packed([text]))
-            await predictions.write(request)
-        await predictions.done_writing()
         try:
+            for index, (text, _) in enumerate(texts):
+                due += gaps.expovariate(rate)
+                await asyncio.sleep(due - loop.time())
+                stopping(index / len(texts))
+                self.answers[index] = Answer(due, loop.time())
+                request = message("skysail.v1.PredictRequest")(application=APPLICATION, request_id=str(index))
+                request.inputs.add(name="text", datatype="BYTES", shape=[1], data=packed([text]))
+                await predictions.write(request)
+            await predictions.done_writing()
             await asyncio.wait_for(asyncio.gather(*readers), LAST_ANSWER_SECONDS)
         except TimeoutError:
             raise Failure(f"the streams did not end within {LAST_ANSWER_SECONDS} s of the last text") from None
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise Failure(f"a stream broke after {len(self.answers)} texts: {error}") from None
+        finally:
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
 
     async def _read_answers(self, predictions, observations, texts):
         loop = asyncio.get_running_loop()
@@ -251,8 +255,10 @@ class Absence:
 
     async def end(self):
         """Raises what went wrong with it."""
-        if self._task is not None:
-            await self._task
+        if self._task is None:
+            raise Failure("a stream ended before the container was stopped")
+        self._back.set()
+        await self._task
 
 
 def share(part, whole):

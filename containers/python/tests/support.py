@@ -189,9 +189,8 @@ class Registry:
         """Where containers register."""
         return f"127.0.0.1:{self.port}"
 
-    def up(self):
-        """Starts, or starts again, with nothing known."""
-        self.known = set()
+    def handlers(self):
+        """The services."""
         rpcs = messages.methods(messages.REGISTRY)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
@@ -201,9 +200,13 @@ class Registry:
             )
             for name in ("Register", "Heartbeat", "Deregister")
         }
-        self._server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        handler = grpc.method_handlers_generic_handler(messages.REGISTRY, handlers)
-        self._server.add_generic_rpc_handlers([handler])
+        return [grpc.method_handlers_generic_handler(messages.REGISTRY, handlers)]
+
+    def up(self):
+        """Starts, or starts again, with nothing known."""
+        self.known = set()
+        self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers(self.handlers())
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         self._server.start()
 
