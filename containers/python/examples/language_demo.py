@@ -306,7 +306,7 @@ def report(texts, singles, answers, absence, stopped):
     if after[0] == 0:
         wrong.append(f"{stopped} was not used again in {after[1]} answers after its return")
     if combined < accuracy[best] - TOLERANCE:
-        wrong.append(f"combined accuracy {combined:.4f} is below that of {best}, {accuracy[best]:.4f}, less {TOLERANCE}")
+        wrong.append(f"combined accuracy {combined:.4f} is below {accuracy[best]:.4f} ({best}) less {TOLERANCE}")
     return wrong
 
 

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import subprocess
 import sys
+import tomllib
 import unittest
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from google.protobuf import descriptor_pb2
 import skysail_container
 from skysail_container import Container, Settings, StartError, TensorSpec, UsageError, messages, serve_async
 from skysail_container.container import digest
+from skysail_container.service import SERVER_VERSION
 from skysail_container.settings import duration
 from support import answered, infer_request
 
@@ -112,9 +114,15 @@ class Pieces(unittest.TestCase):
     """Small things with rules of their own."""
 
     def test_specs(self):
-        for arguments in (("", "FP32", [1]), ("x", "FLOAT", [1]), ("x", "FP32", []), ("x", "FP32", [-2]), ("x", "FP32", [0])):
+        for name, datatype, shape in (
+            ("", "FP32", [1]),
+            ("x", "FLOAT", [1]),
+            ("x", "FP32", []),
+            ("x", "FP32", [-2]),
+            ("x", "FP32", [0]),
+        ):
             with self.assertRaises(ValueError):
-                TensorSpec(*arguments)
+                TensorSpec(name, datatype, shape)
         self.assertTrue(TensorSpec("x", "FP32", [-1, 3]).fits([7, 3]))
         self.assertFalse(TensorSpec("x", "FP32", [-1, 3]).fits([7, 4]))
         self.assertFalse(TensorSpec("x", "FP32", [-1, 3]).fits([7]))
@@ -138,6 +146,10 @@ class Pieces(unittest.TestCase):
         self.assertEqual(digest([]), "")
         empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         self.assertEqual(digest([ROOT / "src/skysail_container/py.typed"]), empty)
+
+    def test_version(self):
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        self.assertEqual(project["version"], SERVER_VERSION)
 
     def test_everything_public_is_documented(self):
         for name in skysail_container.__all__:

@@ -1,10 +1,12 @@
 """What is refused, in which words, and that the process answers afterwards."""
 
+import random
+
 import grpc
 import numpy as np
 
 from skysail_container import messages
-from support import Case, answered, infer_request
+from support import PATIENCE_SECONDS, Case, answered, infer_request
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 INTERNAL = grpc.StatusCode.INTERNAL
@@ -168,7 +170,11 @@ class OfBytes(Case):
         with self.refused(INVALID, "BOOL", "2, expected 0 or 1"):
             client.infer(boolean)
         typed = infer_request("echo", tensors, raw=False)
-        for position, field, value in ((2, "int_contents", -129), (2, "int_contents", 128), (3, "uint_contents", 65536)):
+        for position, field, value in (
+            (2, "int_contents", -129),
+            (2, "int_contents", 128),
+            (3, "uint_contents", 65536),
+        ):
             request = messages.message("inference.ModelInferRequest")()
             request.CopyFrom(typed)
             getattr(request.inputs[position].contents, field)[0] = value
@@ -178,6 +184,34 @@ class OfBytes(Case):
         with self.refused(INVALID, "in_BYTES has 1", "in_BOOL has 2"):
             client.infer(rows)
         self.assertEqual(answered_bytes(client.infer(good)), b"\2\0\0\0ab\0\0\0\0")
+
+
+    def test_damaged_messages(self):
+        client = self.client(self.start("echo", "--datatypes", "BYTES,FP32,BOOL").ready())
+        tensors = {
+            "in_BYTES": ("BYTES", np.array([[b"ab", b""]], object)),
+            "in_FP32": ("FP32", np.ones((1, 3), np.float32)),
+            "in_BOOL": ("BOOL", np.array([[True, False]])),
+        }
+        call = client.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        seed = random.randrange(1 << 30)
+        damage = random.Random(seed)
+        good = [infer_request("echo", tensors, raw=raw).SerializeToString() for raw in (True, False)]
+        for _ in range(600):
+            data = bytearray(damage.choice(good))
+            for _ in range(damage.randint(1, 4)):
+                match damage.randrange(3):
+                    case 0:
+                        data[damage.randrange(len(data))] = damage.randrange(256)
+                    case 1:
+                        del data[damage.randrange(len(data))]
+                    case 2:
+                        data.insert(damage.randrange(len(data)), damage.randrange(256))
+            try:
+                call(bytes(data), timeout=PATIENCE_SECONDS)
+            except grpc.RpcError as error:
+                self.assertIn(error.code(), (INVALID, NOT_FOUND), f"seed {seed}, {data!r}: {error.details()}")
+        call(good[0])
 
 
 def answered_bytes(response):

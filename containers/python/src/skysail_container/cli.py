@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .container import Container
 from .errors import StartError, UsageError, described, place
 from .server import serve
-from .settings import Settings, duration
+from .settings import duration
 
 
 def _duration(text: str) -> timedelta:

@@ -61,6 +61,12 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], data: bytes) -> n
     return np.frombuffer(data, dtype=DATATYPES[datatype].dtype).reshape(shape)
 
 
+def typed_values(contents: Any, datatype: str) -> Any:
+    """The datatype's repeated field; None where it has none."""
+    field = DATATYPES[datatype].field
+    return None if field is None else getattr(contents, field)
+
+
 def from_typed(name: str, datatype: str, shape: tuple[int, ...], values: Any) -> np.ndarray:
     """A read-only array of a repeated field's values. The caller has checked how many there are."""
     dtype = DATATYPES[datatype].dtype

@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 
 from .container import Batch, Container, TensorSpec
-from .datatypes import CONTENT_FIELDS, DATATYPES, conformed, fill_typed, from_raw, from_typed, to_raw
+from .datatypes import CONTENT_FIELDS, DATATYPES, conformed, fill_typed, from_raw, from_typed, to_raw, typed_values
 from .errors import Refusal, internal, invalid
 from .messages import message
 
@@ -73,8 +73,8 @@ class Call:
                 data = self._request.raw_input_contents[position]
                 batch[spec.name] = from_raw(spec.name, spec.datatype, shape, data)
             else:
-                field = DATATYPES[spec.datatype].field
-                batch[spec.name] = from_typed(spec.name, spec.datatype, shape, getattr(tensor.contents, field))
+                values = typed_values(tensor.contents, spec.datatype)
+                batch[spec.name] = from_typed(spec.name, spec.datatype, shape, values)
         return batch
 
     def _check_inputs(self) -> int:

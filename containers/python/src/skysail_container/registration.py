@@ -71,10 +71,10 @@ class Announcement:
         for field, specs in ((request.inputs, container.inputs), (request.outputs, container.outputs)):
             for spec in specs:
                 field.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        for spec in container.inputs if self.probe is not None else ():
-            array = self.probe[spec.name]
-            data = to_raw(spec.datatype, array)
-            request.probe.add(name=spec.name, datatype=spec.datatype, shape=array.shape, data=data)
+        datatypes = {spec.name: spec.datatype for spec in container.inputs}
+        for name, array in (self.probe or {}).items():
+            data = to_raw(datatypes[name], array)
+            request.probe.add(name=name, datatype=datatypes[name], shape=array.shape, data=data)
         if settings.objective is not None:
             set_duration(request.objective, settings.objective)
         if settings.batch_wait is not None:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -26,7 +27,10 @@ _DEREGISTER_SHARE = 0.5
 
 
 class Server:
-    """One container being served. `start`, then `registered`, then, at the end, `drain`."""
+    """One container being served. `start`, then `registered`, then, at the end, `drain`.
+
+    To be made in the event loop that it is to run in.
+    """
 
     def __init__(self, container: Container, settings: Settings) -> None:
         _check_signature(container)
@@ -39,7 +43,16 @@ class Server:
             container, settings.name, settings.version, settings.max_batch_rows, settings.max_message_bytes
         )
         self._service = Service(self._model, self._worker)
-        self._server: grpc.aio.Server | None = None
+        limit = settings.max_message_bytes
+        self._server = grpc.aio.server(
+            options=[
+                # On by default, and then a second server on the same port takes half of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+            ]
+        )
+        self._server.add_generic_rpc_handlers(self._service.handlers())
         self._port = 0
         self._registrations: list[Registration] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -65,7 +78,7 @@ class Server:
             raise
         self._service.starting = ""
         for front_end in dict.fromkeys(self._settings.register):
-            registration = Registration(front_end, announcement, lambda told=front_end: self._advertised(told))
+            registration = Registration(front_end, announcement, partial(self._advertised, front_end))
             self._registrations.append(registration)
             self._tasks.append(asyncio.create_task(registration.run()))
 
@@ -108,22 +121,12 @@ class Server:
             await registration.close()
 
     async def _listen(self) -> None:
-        settings = self._settings
-        check_free(settings.listen)
-        limit = settings.max_message_bytes
-        self._server = grpc.aio.server(
-            options=[
-                # On by default, and then a second server on the same port takes half of the calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-            ]
-        )
-        self._server.add_generic_rpc_handlers(self._service.handlers())
+        listen = self._settings.listen
+        check_free(listen)
         try:
-            self._port = self._server.add_insecure_port(settings.listen)
+            self._port = self._server.add_insecure_port(listen)
         except RuntimeError as error:
-            raise StartError(f"cannot listen at {settings.listen}: {error}") from None
+            raise StartError(f"cannot listen at {listen}: {error}") from None
         await self._server.start()
 
     async def _load(self) -> None:
@@ -161,7 +164,8 @@ class Server:
                 container, self._settings, sum_of_files, None if container.probe is None else batch
             )
 
-        return await self._run(test)
+        announcement: Announcement = await self._run(test)
+        return announcement
 
     async def _run(self, task: Callable[[], Any]) -> Any:
         """On the user code's thread. A `StartError` comes back as a value, since it is no failed call."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -93,7 +93,7 @@ class Service:
         return messages.message("grpc.health.v1.HealthCheckResponse")(status=status)
 
 
-def _handler(service: str, functions: dict[str, _Handler]) -> grpc.GenericRpcHandler:
+def _handler(service: str, functions: Mapping[str, _Handler]) -> grpc.GenericRpcHandler:
     rpcs = messages.methods(service)
     return grpc.method_handlers_generic_handler(
         service,

@@ -80,7 +80,7 @@ def _route_to(host: str, port: str) -> str:
     family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(address)
-        return probe.getsockname()[0]
+        return str(probe.getsockname()[0])
 
 
 def _reason(error: Exception) -> str:

@@ -144,17 +144,17 @@ class Worker:
 
     def _watch(self, job: _Job) -> None:
         """Answers DEADLINE_EXCEEDED once the call has been running for the `timeout`."""
-        if self._timeout is None:
+        timeout = self._timeout
+        if timeout is None:
             return
-        refusal = late(f"the model has not answered within its timeout of {self._timeout:g} s")
 
         def overdue() -> None:
             if not job.future.done():
-                log.error("a call is running for more than %g s: not ready until it ends", self._timeout)
-                job.future.set_exception(refusal)
+                log.error("a call is running for more than %g s: not ready until it ends", timeout)
+                job.future.set_exception(late(f"the model has not answered within its timeout of {timeout:g} s"))
 
         def begin() -> None:
-            handle = job.loop.call_later(self._timeout, overdue)
+            handle = job.loop.call_later(timeout, overdue)
             job.future.add_done_callback(lambda _: handle.cancel())
 
         try:
@@ -163,16 +163,39 @@ class Worker:
             pass
 
 
+class _Failures:
+    """Logs failures of the model, one a second at most: a broken one may fail at every call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._left_out = 0
+
+    def log(self, text: str, error: BaseException | None) -> None:
+        """With the traceback of `error`."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next:
+                self._left_out += 1
+                return
+            self._next, left_out, self._left_out = now + 1, self._left_out, 0
+        more = f" (after {left_out} more failures)" if left_out else ""
+        log.error("the model failed: %s%s", text, more, exc_info=error)
+
+
+_failures = _Failures()
+
+
 def _guarded(task: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     """The result, or what to answer instead. Nothing that user code raises gets past it."""
     try:
         return task(), None
     except Refusal as refusal:
         if refusal.code is grpc.StatusCode.INTERNAL:
-            log.error("the model failed: %s", refusal.message)
+            _failures.log(refusal.message, None)
         return None, refusal
     except InvalidInput as error:
         return None, invalid(shortened(str(error)) or described(error))
     except BaseException as error:  # SystemExit and KeyboardInterrupt, too, would end the thread
-        log.error("the model failed: %s", described(error), exc_info=error)
+        _failures.log(described(error), error)
         return None, internal(described(error) + place(error))
