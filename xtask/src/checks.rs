@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// A check: its headline, and what it runs.
 type Check = (&'static str, fn(&Workspace) -> Result<()>);
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 10] = [
     ("format", |workspace| cargo(workspace, "fmt --all --check")),
     ("file sizes", |workspace| sizes::check(&workspace.root)),
     ("lints", |workspace| cargo(workspace, "clippy --workspace --all-targets -- -D warnings")),
@@ -23,6 +23,8 @@ const CHECKS: [Check; 8] = [
     ("documentation tests", |workspace| cargo(workspace, "test --workspace --doc")),
     ("documentation", documentation),
     ("Python client", python_client),
+    ("containers by foreign clients", foreign_clients),
+    ("Python containers", python_containers),
 ];
 
 /// Sets everything up and runs all checks; the first that fails ends it.
@@ -82,17 +84,47 @@ fn python_client(workspace: &Workspace) -> Result<()> {
         bail!("no {}", binary.display());
     }
     attached(
-        Python::find()?
-            .command()
+        python(workspace, &[])?
             .arg("tests/python/against_server.py")
             .arg("--binary")
             .arg(binary)
             .args(["--config", "models/fashion-mnist/skysail.toml"])
             .args(["--application", "fashion"])
             .arg("--data")
-            .arg(workspace.setup().join("fashion-mnist"))
-            .env("PYTHONPATH", python::packages(&workspace.setup()))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .current_dir(&workspace.root),
+            .arg(workspace.setup().join("fashion-mnist")),
     )
+}
+
+/// `skysail container` through clients that we did not write.
+fn foreign_clients(workspace: &Workspace) -> Result<()> {
+    attached(
+        python(workspace, &[])?
+            .arg("tests/python/container.py")
+            .arg("--binary")
+            .arg(workspace.target.join("debug/skysail"))
+            .args(["--model", "tests/models/root.onnx"]),
+    )
+}
+
+/// The package in `containers/python`, by its own tests.
+fn python_containers(workspace: &Workspace) -> Result<()> {
+    attached(python(workspace, &["containers/python/src"])?.args([
+        "-m",
+        "unittest",
+        "discover",
+        "-s",
+        "containers/python/tests",
+    ]))
+}
+
+/// An interpreter in the checkout that finds the installed packages, and those of `sources`.
+fn python(workspace: &Workspace, sources: &[&str]) -> Result<std::process::Command> {
+    let mut path: Vec<_> = sources.iter().map(|source| workspace.root.join(source)).collect();
+    path.push(python::packages(&workspace.setup()));
+    let mut command = Python::find()?.command();
+    command
+        .env("PYTHONPATH", std::env::join_paths(path)?)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .current_dir(&workspace.root);
+    Ok(command)
 }
