@@ -38,7 +38,8 @@ START_SECONDS = 120
 # After the last text has been sent.
 LAST_ANSWER_SECONDS = 30
 TOLERANCE = 0.005
-DIRECT_ROWS = 50
+# Few at a time: the front end tests its containers meanwhile, and takes a slow one for stalled.
+DIRECT_ROWS = 10
 # The container is away between these shares of the run.
 AWAY, BACK = 0.4, 0.6
 
@@ -281,7 +282,7 @@ def report(texts, singles, answers, absence, stopped):
 
     statuses = Counter(answer.status for answer in answers.values())
     print("answers: " + ", ".join(f"{count / len(answers):.1%} {name}" for name, count in statuses.most_common()))
-    for reason, count in Counter(a.reason for a in answers.values() if a.reason).most_common(3):
+    for reason, count in Counter(a.reason for a in answers.values() if a.reason).most_common(5):
         print(f"  {count} x {reason}")
     seconds = sorted(answer.seconds if answer.seconds is not None else float("inf") for answer in answers.values())
     p50, p99 = (1e3 * seconds[int(q * (len(seconds) - 1))] for q in (0.5, 0.99))

@@ -101,6 +101,8 @@ class LanguageId(Container):
     """Says which language a text is written in."""
 
     inputs = [TensorSpec("text", "BYTES", [-1])]
+    # An empty text, as in a default probe, would not reach the model.
+    probe = {"text": ["The first text also makes a model read what it has put off."]}
 
     def __init__(self, model):
         self.name = model

@@ -18,6 +18,7 @@ from skysail_container import Container, Settings, StartError, TensorSpec, Usage
 from skysail_container.container import digest
 from skysail_container.service import SERVER_VERSION
 from skysail_container.settings import duration
+from skysail_container.sockets import only_local
 from support import answered, infer_request
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,6 +142,17 @@ class Pieces(unittest.TestCase):
         for given in ({"register": "127.0.0.1:1"}, {"listen": "::1:5"}, {"advertise": "[::1]:x"}):
             with self.assertRaises(UsageError):
                 Settings(**{"name": "n", "version": "1", **given})
+
+    def test_address_that_only_this_machine_reaches(self):
+        for listen, advertise, front_end, expected in (
+            ("127.0.0.1:0", "", "front.test:7400", True),
+            ("[::1]:0", "", "10.0.0.1:7400", True),
+            ("127.0.0.1:0", "", "localhost:7400", False),
+            ("127.0.0.1:0", "me.test", "front.test:7400", False),
+            ("0.0.0.0:0", "", "front.test:7400", False),
+            ("unix:/a", "", "front.test:7400", False),
+        ):
+            self.assertEqual(only_local(listen, advertise, front_end), expected, (listen, advertise, front_end))
 
     def test_digest(self):
         self.assertEqual(digest([]), "")

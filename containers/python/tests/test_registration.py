@@ -55,8 +55,8 @@ class Registered(Case):
         environment = {"SKYSAIL_REGISTER": f"{first.address}, {second.address}", "SKYSAIL_VERSION": "9"}
         process = self.start("wrong", "--version", "10", environment=environment)
         process.ready()
+        wait_until(lambda: first.named("Heartbeat") and second.named("Heartbeat"), "heartbeats")
         for registry in (first, second):
-            wait_until(lambda: registry.named("Heartbeat"), "heartbeats")
             self.assertEqual(registry.named("Register")[0].version, "10")
         process.process.terminate()
         self.assertEqual(process.wait(), 0)

@@ -140,7 +140,8 @@ class Registration:
         await self._channel.close()
 
     async def _register(self) -> None:
-        address = self._address()
+        # A name server may take its time, and the event loop has others to serve.
+        address = await asyncio.to_thread(self._address)
         request = self._announcement.request(address)
         response = await self._stub.Register(request, timeout=_REGISTER_SECONDS)
         self._container_id = response.container_id

@@ -19,7 +19,7 @@ from .inference import Model, compute, probe
 from .registration import Announcement, Registration
 from .service import Service
 from .settings import Settings, is_unix, join_address, split_address
-from .sockets import advertised, check_free
+from .sockets import advertised, check_free, only_local
 from .worker import Worker, log
 
 # Of the drain time, what a front end may take to acknowledge that this container goes.
@@ -78,6 +78,13 @@ class Server:
             raise
         self._service.starting = ""
         for front_end in dict.fromkeys(self._settings.register):
+            if only_local(self._settings.listen, self._settings.advertise, front_end):
+                log.warning(
+                    "%s is told the address %s, which means another machine there; --listen 0.0.0.0:0 is"
+                    " reached from everywhere",
+                    front_end,
+                    self.address,
+                )
             registration = Registration(front_end, announcement, partial(self._advertised, front_end))
             self._registrations.append(registration)
             self._tasks.append(asyncio.create_task(registration.run()))

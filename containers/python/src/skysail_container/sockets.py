@@ -75,6 +75,17 @@ def advertised(listen: str, port: int, advertise: str, front_end: str) -> str:
     return join_address(_route_to(*split_address(front_end)), port)
 
 
+def only_local(listen: str, advertise: str, front_end: str) -> bool:
+    """Whether a front end on another machine would be told an address that means itself there."""
+    if advertise or is_unix(listen) or is_unix(front_end):
+        return False
+    return _is_loopback(split_address(listen)[0]) and not _is_loopback(split_address(front_end)[0])
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _route_to(host: str, port: str) -> str:
     """The local address of the route there. A datagram socket's `connect` sends nothing."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
