@@ -270,6 +270,45 @@ async fn another_replica_goes_on_when_one_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_panicked_is_opened_again() {
+    let world = World::new(false, |_| {}).await;
+    world.send(world.call(&[PANIC], LONG)).await.unwrap_err();
+    world.until(|world| world.models.containers()[0].state == ContainerState::Ready).await;
+    assert_eq!(world.send(world.call(&[7], LONG)).await.unwrap().outputs[0].data()[0], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_in_one_replica_is_computed_by_another() {
+    let world = World::new(true, |config| config.replicas = 2).await;
+    let held = world.send(world.call(&[1], LONG));
+    let states = |world: &World| -> Vec<_> {
+        world.models.containers().iter().map(|container| container.state).collect()
+    };
+    world.until(|world| states(world).contains(&ContainerState::Stalled)).await;
+    world.until(|world| world.models.containers().iter().any(|c| c.in_flight == 1)).await;
+    // Both have begun with it by now. Each takes a token; the answer is the second one's.
+    world.let_go(2);
+    assert_eq!(held.await.unwrap().outputs[0].data()[0], 1);
+    world.until(|world| states(world) == [ContainerState::Ready; 2]).await;
+    assert_eq!(*world.seen.drops.lock(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_objective_below_the_floor_is_said_to_be_infeasible() {
+    let sleep = |_| Duration::from_millis(30);
+    let world = World::sleeping(false, sleep, |config| config.batch = BatchStrategy::Aimd).await;
+    let (objective, slack) = (Duration::from_millis(20), Duration::from_millis(1));
+    assert!(world.models.containers()[0].feasible);
+    world.models.set_objective(&world.model.id, objective, slack);
+    let container = world.models.containers().remove(0);
+    assert!(!container.feasible);
+    assert_eq!((container.objective, container.batch), (objective, BatchStrategy::Aimd));
+    assert_eq!(container.batch_target, (objective - slack) / 2);
+    let reason = world.models.mask(&world.model, 1, Instant::now() + objective - slack);
+    assert!(matches!(reason, Some(MaskReason::Infeasible { .. })), "{reason:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_refuses_at_once() {
     let world = World::new(true, |config| config.queue_rows = 3).await;
     let first = world.busy().await;

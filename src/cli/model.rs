@@ -236,13 +236,18 @@ fn show_version(model: &v1::Model, version: &v1::ModelVersion) {
     for container in &version.containers {
         let state = v1::ContainerState::try_from(container.state).unwrap_or_default();
         let feasible = if container.feasible { "" } else { " objective below its floor" };
+        let time = |duration: Option<prost_types::Duration>| {
+            duration.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default()
+        };
         crate::say!(
-            "  {} {} {} {} batch limit {} queue {} in flight {}{feasible} {}",
+            "  {} {} {} {} batch {} limit {} target {:?} queue {} in flight {}{feasible} {}",
             container.container_id,
             container.address,
             container.device,
             state.as_str_name().trim_start_matches("CONTAINER_STATE_"),
+            container.batch,
             container.batch_limit,
+            time(container.batch_target),
             container.queue_rows,
             container.in_flight,
             container.reason
