@@ -16,7 +16,7 @@ use anyhow::ensure;
 use rand::{SeedableRng as _, rngs::StdRng};
 use rand_distr::{Distribution, Exp1};
 use serde::Serialize;
-use skysail_containers::queue::{DeadlineQueue, Entry, Formed, Room};
+use skysail_containers::queue::{DeadlineQueue, Entry, Formed, Past, Room};
 use skysail_proto::{DataType, Inputs, Tensor, Waiters, waiters::Waiter};
 
 use crate::report::{Bar, Limit, figure, median};
@@ -176,6 +176,7 @@ impl Simulation {
             waiters,
             shared: false,
             queued: self.at(arrival),
+            past: Past::default(),
             payload: Query { deadline, _waiter: waiter },
         }
     }
@@ -202,6 +203,7 @@ impl Simulation {
             max_bytes: usize::MAX,
             finish: &finish,
             fastest: &finish,
+            accepts: &|_| true,
         })
     }
 }
