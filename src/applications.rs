@@ -297,6 +297,21 @@ impl Applications {
         }
     }
 
+    /// Called when versions or containers came or went. A selection whose signature comes from its
+    /// models and is another now is made anew with its next query.
+    pub fn models_changed(&self) {
+        self.hand_down_objectives();
+        for served in self.inner.served.load().values() {
+            let Some(selector) = served.selector.load_full() else { continue };
+            let Ok(now) = self.complete(served.checked.clone()) else { continue };
+            let then = selector.application();
+            if now.inputs != then.inputs || now.outputs != then.outputs {
+                tracing::info!(application = &*now.name, "its signature has changed");
+                served.selector.store(None);
+            }
+        }
+    }
+
     /// A version's objective is the smallest among the applications linked to it. Called after
     /// every change of applications and of what a bare name stands for.
     pub fn hand_down_objectives(&self) {

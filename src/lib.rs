@@ -7,11 +7,14 @@
 //! - [`applications`]: those that are served, each with its stack
 //! - [`stack`]: the layers of a query, put together in one place
 //! - [`admit`]: bounded concurrency, and the deadline
+//! - [`container`]: a process that serves one model to front ends
+//! - [`registrar`]: keeps a container registered with a front end
 //! - [`grpc`]: the services of `skysail.v1`
 //! - [`http`]: metrics and health over HTTP
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
 //! - [`state`], [`record`]: the transactional file, and the decision log
+//! - [`registrations`]: containers that registered, between the wire, the models and the file
 //! - [`server`]: starts and ends all of it
 //! - [`cli`]: the command line
 //! - [`demo`]: the main job on real data
@@ -25,11 +28,14 @@ pub mod application;
 pub mod applications;
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod demo;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
 pub mod record;
+pub mod registrar;
+pub mod registrations;
 pub mod server;
 pub mod stack;
 pub mod state;

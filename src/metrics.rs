@@ -348,7 +348,7 @@ impl Sampled {
             let labels = ReplicaLabels {
                 model: container.model.to_string(),
                 version: container.version.to_string(),
-                replica: container.id.clone(),
+                replica: container.replica.to_string(),
             };
             self.batch_limit.get_or_create(&labels).set(container.batch_limit as i64);
             self.queue_rows.get_or_create(&labels).set(container.queue_rows as i64);

@@ -16,7 +16,7 @@ use skysail_proto::pb::{
     self,
     v1::{
         admin_server::AdminServer, feedback_server::FeedbackServer,
-        prediction_server::PredictionServer,
+        prediction_server::PredictionServer, registry_server::RegistryServer,
     },
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -25,11 +25,11 @@ use tonic::transport::Server as GrpcServer;
 use crate::{
     applications::{Applications, Parts},
     config::Config,
-    grpc::{AdminService, FeedbackService, PredictionService, Shared},
+    grpc::{AdminService, FeedbackService, PredictionService, RegistryService, Shared},
     http,
     metrics::Metrics,
     record::{self, DecisionLogFile},
-    stack,
+    registrations, stack,
     state::StateFile,
 };
 
@@ -45,6 +45,7 @@ pub struct Server {
     grpc_task: JoinHandle<Result<(), tonic::transport::Error>>,
     http_task: JoinHandle<std::io::Result<()>>,
     trim_task: JoinHandle<()>,
+    follow_task: JoinHandle<()>,
     health: tonic_health::server::HealthReporter,
     models: Models,
     log: Arc<DecisionLogFile>,
@@ -70,10 +71,9 @@ impl Server {
         let models = Models::with_observer(Arc::new(metrics.clone()));
         load_models(&models, &config).await?;
         for (model, version) in state.versions()? {
-            if let Err(error) = models.set_version(&model, &version) {
-                tracing::warn!(%error, "a version that was set before is not there any more");
-            }
+            models.pin(&model, &version);
         }
+        registrations::restore(&models, &state).await?;
         let cache = CacheLayer::new(EmbeddedCache::new(config.cache_bytes));
         let parts = Parts {
             stack: stack::models(&cache, &models),
@@ -87,6 +87,11 @@ impl Server {
         };
         let applications = Applications::open(parts, &config.applications, &config.source).await?;
         let trim_task = tokio::spawn(trim(applications.clone(), state.clone(), Arc::clone(&log)));
+        let follow_task = tokio::spawn(registrations::follow(
+            models.clone(),
+            state.clone(),
+            applications.clone(),
+        ));
 
         let (stop, stopping) = watch::channel(false);
         let shared = Shared {
@@ -117,6 +122,7 @@ impl Server {
             grpc_task,
             http_task,
             trim_task,
+            follow_task,
             health,
             models,
             log,
@@ -141,6 +147,8 @@ impl Server {
         })
         .await;
         self.trim_task.abort();
+        // Before the containers go: their registrations are to survive this.
+        self.follow_task.abort();
         self.models.shutdown().await;
         // Records before state: a record without its feedback can still get it.
         self.log.close().await?;
@@ -151,8 +159,8 @@ impl Server {
     }
 }
 
-const SERVICES: [&str; 4] =
-    ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin"];
+const SERVICES: [&str; 5] =
+    ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin", "skysail.v1.Registry"];
 
 fn open_log(config: &Config) -> anyhow::Result<Arc<DecisionLogFile>> {
     let options = record::Options { sync: config.sync, ..record::Options::default() };
@@ -200,6 +208,9 @@ async fn serve_grpc(
         )
         .add_service(
             FeedbackServer::new(FeedbackService(shared.clone())).max_decoding_message_size(limit),
+        )
+        .add_service(
+            RegistryServer::new(RegistryService(shared.clone())).max_decoding_message_size(limit),
         )
         .add_service(AdminServer::new(AdminService(shared)).max_decoding_message_size(limit))
         .add_service(health_service)

@@ -34,6 +34,7 @@ impl ModelDirectory for Directory {
     fn mask(&self, model: &ModelVersion, rows: usize, deadline: Instant) -> Option<Mask> {
         self.0.mask(model, rows, deadline).map(|reason| match reason {
             MaskReason::QueueTooLong { .. } => Mask::PredictedLate,
+            MaskReason::Infeasible { .. } => Mask::Infeasible,
             _ => Mask::NoLiveReplica,
         })
     }

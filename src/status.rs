@@ -1,5 +1,6 @@
 //! The one place that makes a gRPC status of an error of ours.
 
+use skysail_containers::ContainerError;
 use skysail_proto::{Code, PredictError, pb::google::rpc};
 use skysail_selection::observe::ObserveError;
 use tonic::Status;
@@ -21,6 +22,19 @@ pub fn of_observe(error: &ObserveError) -> Status {
         // Nothing was acknowledged; the client may send it again.
         _ => Status::unavailable(error.to_string()),
     }
+}
+
+/// The gRPC status of a refused registration, or of a version that cannot be set.
+pub fn of_container(error: &ContainerError) -> Status {
+    let code = match error {
+        ContainerError::AlreadyExists { .. } => tonic::Code::AlreadyExists,
+        ContainerError::Invalid(_) | ContainerError::Tensor(_) => tonic::Code::InvalidArgument,
+        ContainerError::Unknown { .. } => tonic::Code::NotFound,
+        ContainerError::ShuttingDown => tonic::Code::Unavailable,
+        // The container must be mended or reached first.
+        _ => tonic::Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
 }
 
 /// What a stream carries in place of a status, since it goes on.

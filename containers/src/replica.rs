@@ -347,7 +347,9 @@ impl Replica {
         control.state = state;
         control.since = SystemTime::now();
         self.live.store(state == ContainerState::Ready, Ordering::Release);
-        tracing::info!(container = &*self.id, ?state, reason, "container");
+        if state == ContainerState::Ready {
+            tracing::info!(container = &*self.id, "ready");
+        }
         true
     }
 
@@ -522,6 +524,8 @@ pub(crate) fn free_rows(signature: &Signature) -> bool {
 }
 
 /// For messages.
-fn round(duration: Duration) -> Duration {
-    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+pub(crate) fn round(duration: Duration) -> Duration {
+    let micros = duration.as_micros();
+    let step = if micros < 10_000 { 1 } else { 1_000 };
+    Duration::from_micros(u64::try_from(micros / step * step).unwrap_or(u64::MAX))
 }

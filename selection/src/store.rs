@@ -123,4 +123,6 @@ pub enum Mask {
     NoLiveReplica,
     /// Queue and service time together are predicted to end after the deadline.
     PredictedLate,
+    /// Not even an idle replica answers a single row within the objective.
+    Infeasible,
 }

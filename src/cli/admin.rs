@@ -1,12 +1,9 @@
-//! `skysail app` and `skysail model`.
+//! `skysail app`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use skysail_proto::{
-    Signature, TensorSpec,
-    pb::v1::{self, admin_client::AdminClient},
-};
+use skysail_proto::pb::v1::{self, admin_client::AdminClient};
 use tonic::transport::Channel;
 
 use super::{ServerAddress, client::refused};
@@ -41,30 +38,6 @@ enum AppCommand {
     Delete {
         /// Its name.
         name: String,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ModelArgs {
-    #[command(subcommand)]
-    command: ModelCommand,
-    #[command(flatten)]
-    server: ServerAddress,
-}
-
-#[derive(Debug, Subcommand)]
-enum ModelCommand {
-    /// List models, versions and containers.
-    List,
-    /// Make a version what the bare name of its model stands for.
-    SetVersion {
-        /// The model.
-        model: String,
-        /// The version.
-        version: String,
-        /// Forget what the arm learned.
-        #[arg(long)]
-        reset: bool,
     },
 }
 
@@ -129,49 +102,4 @@ async fn get(
         );
     }
     Ok(())
-}
-
-pub(super) async fn model(args: ModelArgs) -> anyhow::Result<()> {
-    let mut admin = AdminClient::new(args.server.connect().await?);
-    match args.command {
-        ModelCommand::List => {
-            let response = admin.list_models(v1::ListModelsRequest {}).await.map_err(refused)?;
-            for model in response.into_inner().models {
-                for version in &model.versions {
-                    show_version(&model, version);
-                }
-            }
-        }
-        ModelCommand::SetVersion { model, version, reset } => {
-            let shown = format!("{model} is now {model}:{version}");
-            let request = v1::SetVersionRequest { model, version, reset };
-            admin.set_version(request).await.map_err(refused)?;
-            crate::say!("{shown}");
-        }
-    }
-    Ok(())
-}
-
-fn show_version(model: &v1::Model, version: &v1::ModelVersion) {
-    let current = if model.current == version.version { " (current)" } else { "" };
-    let specs = |specs: &[v1::TensorSpec]| {
-        specs.iter().filter_map(|spec| TensorSpec::try_from(spec.clone()).ok()).collect()
-    };
-    let signature = Signature { inputs: specs(&version.inputs), outputs: specs(&version.outputs) };
-    crate::say!("{}:{}{current} {signature}", model.name, version.version);
-    for container in &version.containers {
-        let state = v1::ContainerState::try_from(container.state).unwrap_or_default();
-        let feasible = if container.feasible { "" } else { " objective below its floor" };
-        crate::say!(
-            "  {} {} {} {} batch limit {} queue {} in flight {}{feasible} {}",
-            container.container_id,
-            container.address,
-            container.device,
-            state.as_str_name().trim_start_matches("CONTAINER_STATE_"),
-            container.batch_limit,
-            container.queue_rows,
-            container.in_flight,
-            container.reason
-        );
-    }
 }

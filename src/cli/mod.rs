@@ -2,7 +2,10 @@
 
 mod admin;
 mod client;
+mod container;
 mod feedback;
+mod model;
+mod npy;
 mod predict;
 mod serve;
 
@@ -24,20 +27,22 @@ enum Command {
     Demo(crate::demo::Args),
     /// Run the server.
     Serve(serve::Args),
+    /// Serve one ONNX model to front ends, as a process of its own.
+    Container(Box<container::Args>),
     /// Ask an application for a prediction.
     Predict(predict::Args),
     /// Send a truth label or a reward for a decision.
     Feedback(feedback::Args),
     /// Put, show, list and delete applications.
     App(admin::AppArgs),
-    /// List models and set versions.
-    Model(admin::ModelArgs),
+    /// Register, deregister and list models, and set versions.
+    Model(model::Args),
 }
 
 impl Cli {
     /// Whether the log would stand in the way of what the command shows.
     pub fn is_quiet(&self) -> bool {
-        !matches!(self.command, Command::Serve(_))
+        !matches!(self.command, Command::Serve(_) | Command::Container(_))
     }
 
     /// Runs the command.
@@ -49,10 +54,11 @@ impl Cli {
         match self.command {
             Command::Demo(args) => crate::demo::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Container(args) => container::run(*args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Feedback(args) => feedback::run(args).await,
             Command::App(args) => admin::app(args).await,
-            Command::Model(args) => admin::model(args).await,
+            Command::Model(args) => model::run(args).await,
         }
     }
 }

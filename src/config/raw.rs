@@ -14,6 +14,8 @@ pub(super) struct Config {
     pub(super) state: State,
     pub(super) model: Vec<Model>,
     pub(super) application: Vec<application::Raw>,
+    /// Read by `skysail container`.
+    pub(super) container: Option<toml::Table>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,13 +1,12 @@
 //! `Admin`: applications, versions, and what was learned.
 
-use skysail_containers::{ContainerInfo, ContainerState};
 use skysail_proto::{
     ModelId, TensorSpec,
     pb::v1::{self, admin_server::Admin},
 };
 use tonic::{Request, Response, Status};
 
-use super::Shared;
+use super::{Shared, registry::container};
 use crate::{applications::ChangeError, status};
 
 /// Serves `Admin`.
@@ -181,30 +180,6 @@ impl Shared {
                     .collect(),
             })
             .collect()
-    }
-}
-
-fn container(info: &ContainerInfo) -> v1::Container {
-    v1::Container {
-        container_id: info.id.clone(),
-        model: info.model.as_ref().to_owned(),
-        version: info.version.as_ref().to_owned(),
-        address: info.address.clone(),
-        device: info.device.clone(),
-        state: match info.state {
-            ContainerState::Starting => v1::ContainerState::Starting,
-            ContainerState::Ready => v1::ContainerState::Ready,
-            ContainerState::Broken => v1::ContainerState::Broken,
-            ContainerState::Draining => v1::ContainerState::Draining,
-            _ => v1::ContainerState::Stalled,
-        }
-        .into(),
-        reason: info.reason.clone(),
-        batch_limit: u32::try_from(info.batch_limit).unwrap_or(u32::MAX),
-        in_flight: u32::try_from(info.in_flight).unwrap_or(u32::MAX),
-        queue_rows: info.queue_rows as u64,
-        feasible: info.feasible,
-        since: Some(info.since.into()),
     }
 }
 

@@ -4,6 +4,7 @@ mod admin;
 mod convert;
 mod feedback;
 mod prediction;
+mod registry;
 mod stream;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::{
 pub use admin::AdminService;
 pub use feedback::FeedbackService;
 pub use prediction::PredictionService;
+pub use registry::RegistryService;
 
 /// What the services share.
 #[derive(Clone, Debug)]

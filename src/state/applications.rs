@@ -1,4 +1,5 @@
-//! Applications that came through Admin, and the current version of each model.
+//! Applications that came through Admin, the current version of each model, and containers that
+//! registered.
 
 use prost::Message;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
@@ -12,9 +13,13 @@ const APPLICATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("app
 /// Model to the version that `SetVersion` set.
 const VERSIONS: TableDefinition<'_, &str, &str> = TableDefinition::new("versions");
 
+/// Container id to the encoded `skysail.v1.RegisterRequest`.
+const REGISTRATIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
+
 pub(super) fn create(transaction: &WriteTransaction) -> Result<(), StateError> {
     transaction.open_table(APPLICATIONS).map_err(StateError::disk)?;
     transaction.open_table(VERSIONS).map_err(StateError::disk)?;
+    transaction.open_table(REGISTRATIONS).map_err(StateError::disk)?;
     Ok(())
 }
 
@@ -95,6 +100,62 @@ impl StateFile {
         .await
     }
 
+    /// Keeps the registration of a container.
+    ///
+    /// # Errors
+    ///
+    /// The state file failed.
+    pub async fn put_registration(
+        &self,
+        container: &str,
+        registration: v1::RegisterRequest,
+    ) -> Result<(), StateError> {
+        let container = container.to_owned();
+        self.submit(move |transaction| {
+            let mut table = transaction.open_table(REGISTRATIONS).map_err(StateError::disk)?;
+            let encoded = registration.encode_to_vec();
+            table.insert(&*container, &*encoded).map_err(StateError::disk)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets the registration of a container.
+    ///
+    /// # Errors
+    ///
+    /// The state file failed.
+    pub async fn delete_registration(&self, container: &str) -> Result<(), StateError> {
+        let container = container.to_owned();
+        self.submit(move |transaction| {
+            let mut table = transaction.open_table(REGISTRATIONS).map_err(StateError::disk)?;
+            table.remove(&*container).map_err(StateError::disk)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every registration, by container id.
+    ///
+    /// # Errors
+    ///
+    /// The state file failed, or an entry of it is no registration.
+    pub fn registrations(&self) -> Result<Vec<(String, v1::RegisterRequest)>, StateError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(REGISTRATIONS).map_err(StateError::disk)?;
+            let entries = table.iter().map_err(StateError::disk)?;
+            entries
+                .map(|entry| {
+                    let (id, encoded) = entry.map_err(StateError::disk)?;
+                    let decoded = v1::RegisterRequest::decode(encoded.value());
+                    let broken = |error| format!("registration '{}': {error}", id.value());
+                    let decoded = decoded.map_err(|e| StateError::Broken(broken(e).into()))?;
+                    Ok((id.value().to_owned(), decoded))
+                })
+                .collect()
+        })
+    }
+
     /// Every version that was set, by model.
     ///
     /// # Errors
@@ -144,6 +205,12 @@ mod tests {
         assert!(!file.delete_application("d").await.unwrap());
         file.set_version("m", "1").await.unwrap();
         file.set_version("m", "2").await.unwrap();
+        let registration =
+            |address: &str| v1::RegisterRequest { address: address.into(), ..Default::default() };
+        file.put_registration("m:1/a", registration("here:1")).await.unwrap();
+        file.put_registration("m:1/b", registration("here:2")).await.unwrap();
+        file.delete_registration("m:1/a").await.unwrap();
+        file.delete_registration("m:1/c").await.unwrap();
         file.close().await.unwrap();
 
         let file = StateFile::open(directory.path()).unwrap();
@@ -152,5 +219,7 @@ mod tests {
         assert_eq!(file.application("b").unwrap().as_ref(), Some(&all[1]));
         assert_eq!(file.application("c").unwrap(), None);
         assert_eq!(file.versions().unwrap(), [("m".to_owned(), "2".to_owned())]);
+        let kept = [("m:1/b".to_owned(), registration("here:2"))];
+        assert_eq!(file.registrations().unwrap(), kept);
     }
 }

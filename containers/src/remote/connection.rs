@@ -89,7 +89,7 @@ impl Connection {
         tokio::spawn(async move {
             let why = match driver.await {
                 Ok(()) => "the connection was closed".into(),
-                Err(error) => format!("the connection was lost: {error}"),
+                Err(error) => format!("the connection was lost: {}", causes(&error)),
             };
             tell.send_replace(Some(why));
         });
@@ -139,6 +139,20 @@ impl Connection {
             Err(_) => Err(tonic::Status::deadline_exceeded(format!("no answer within {limit:?}"))),
         }
     }
+}
+
+/// An error and what lies behind it: hyper alone says no more than that there was one.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// Sends requests over the connection; as tonic wants it.

@@ -20,7 +20,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use super::{Address, Connection};
+use super::{Address, Connection, connection::causes};
 use crate::{container::check_answers, error::ContainerError};
 
 const PATH: http::uri::PathAndQuery =
@@ -141,8 +141,8 @@ impl Target {
 
 fn failed(status: &Status) -> ContainerError {
     // What a server sends has no source; what the connection ran into has.
-    if status.source().is_some() {
-        return ContainerError::Lost(format!("the connection was lost: {}", status.message()));
+    if let Some(source) = status.source() {
+        return ContainerError::Lost(format!("the connection was lost: {}", causes(source)));
     }
     match status.code() {
         Code::DeadlineExceeded | Code::Cancelled => ContainerError::Late,

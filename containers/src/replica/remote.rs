@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use skysail_proto::Tensor;
 use tokio::time::{sleep_until, timeout};
 
-use super::{ContainerState, FAILURES, PROBE_EVERY, Replica, Turn, Why, settle};
+use super::{ContainerState, FAILURES, PROBE_EVERY, Replica, Turn, Why, round, settle};
 use crate::{
     error::ContainerError,
     model::{Model, Next},
@@ -291,7 +291,8 @@ impl<'a> Session<'a> {
                 None
             }
             None => {
-                let reason = format!("a test inference has had no answer for {:?}", tried.took);
+                let reason =
+                    format!("a test inference has had no answer for {:?}", round(tried.took));
                 self.fell(ContainerState::Stalled, &reason);
                 None
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use skysail_proto::{ModelId, PredictError, error::LateReason};
 
 use super::{
-    seal::{Heard, masked},
+    seal::{Heard, INFEASIBLE, masked},
     select::{Candidate, Decision},
 };
 use crate::{Application, Outcome, store::Mask};
@@ -76,13 +76,26 @@ pub(super) fn of_answers(
 }
 
 fn of_masks(application: &Application, decision: &Decision) -> PredictError {
-    let late =
-        |candidate: &Candidate| matches!(candidate, Candidate::Masked(_, Mask::PredictedLate));
+    let masked_as = |mask: Mask| {
+        let is =
+            move |candidate: &Candidate| matches!(candidate, Candidate::Masked(_, m) if *m == mask);
+        decision.candidates.iter().any(is)
+    };
     // UNAVAILABLE would be retried at once, which makes an overload worse; so one busy arm is
     // enough to say that it is one.
-    if decision.candidates.iter().any(late) {
+    if masked_as(Mask::PredictedLate) {
         return PredictError::overloaded(
             "every live model is predicted to answer too late",
+            application.objective,
+        );
+    }
+    if masked_as(Mask::Infeasible) {
+        return PredictError::overloaded(
+            format!(
+                "the objective of application '{}' cannot be met by any live model: {INFEASIBLE}; \
+                 raise the objective, or link a faster model",
+                application.name
+            ),
             application.objective,
         );
     }

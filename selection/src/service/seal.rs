@@ -244,12 +244,16 @@ impl Shared {
     }
 }
 
+/// A single row takes longer than the objective allows.
+pub(super) const INFEASIBLE: &str = "infeasible: a single row takes longer than the objective";
+
 /// Why an arm was not eligible.
 pub(super) fn masked(candidate: &Candidate) -> Option<&'static str> {
     match candidate {
         Candidate::Live(_) => None,
         Candidate::Masked(_, Mask::NoLiveReplica) => Some("no live replica"),
         Candidate::Masked(_, Mask::PredictedLate) => Some("predicted to answer too late"),
+        Candidate::Masked(_, Mask::Infeasible) => Some(INFEASIBLE),
         Candidate::Unknown => Some("not registered"),
     }
 }

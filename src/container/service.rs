@@ -1,0 +1,192 @@
+//! The Open Inference Protocol in front of one model.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use skysail_containers::{ContainerState, Models};
+use skysail_proto::{
+    Inputs, ModelCall, ModelVersion, PredictError,
+    call::call_identity,
+    open_inference,
+    pb::inference::{
+        InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
+        ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
+        ServerReadyResponse, grpc_inference_service_server::GrpcInferenceService,
+        infer_parameter::ParameterChoice,
+    },
+};
+use tonic::{Request, Response, Status};
+use tower::Service as _;
+
+use crate::{admit, status};
+
+/// How long a call without a deadline may take.
+const UNLIMITED: Duration = Duration::from_secs(600);
+
+/// Serves one model.
+#[derive(Clone, Debug)]
+pub struct ModelService {
+    models: Models,
+    model: Arc<ModelVersion>,
+    /// All outputs, sorted by name.
+    outputs: Arc<[Arc<str>]>,
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+impl ModelService {
+    /// Serves `model`, which `models` has.
+    pub fn new(models: Models, model: Arc<ModelVersion>) -> Self {
+        let mut outputs: Vec<Arc<str>> =
+            model.signature.outputs.iter().map(|spec| spec.name.as_str().into()).collect();
+        outputs.sort();
+        Self { models, model, outputs: outputs.into() }
+    }
+
+    fn check_name(&self, name: &str, version: &str) -> Result<(), Status> {
+        let id = &self.model.id;
+        if *name == *id.name && (version.is_empty() || *version == *id.version) {
+            return Ok(());
+        }
+        let asked = if version.is_empty() { name.to_owned() } else { format!("{name}:{version}") };
+        Err(Status::not_found(format!("model '{asked}' is not served here; this is {id}")))
+    }
+
+    fn is_ready(&self) -> bool {
+        self.models.containers().iter().any(|one| one.state == ContainerState::Ready)
+    }
+
+    fn outputs_of(&self, request: &ModelInferRequest) -> Result<Arc<[Arc<str>]>, Status> {
+        if request.outputs.is_empty() {
+            return Ok(Arc::clone(&self.outputs));
+        }
+        let known = |name: &str| self.outputs.iter().find(|known| &***known == name).cloned();
+        let asked = request.outputs.iter().map(|output| {
+            known(&output.name).ok_or_else(|| {
+                let (id, signature) = (&self.model.id, &self.model.signature);
+                Status::invalid_argument(format!(
+                    "{id}: there is no output '{}'; its signature is {signature}",
+                    output.name
+                ))
+            })
+        });
+        asked.collect()
+    }
+
+    async fn infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
+        let now = Instant::now();
+        let of_call = admit::grpc_timeout(request.metadata());
+        let request = request.into_inner();
+        self.check_name(&request.model_name, &request.model_version)?;
+        let of_request = timeout(&request)?;
+        let outputs = self.outputs_of(&request)?;
+        let id = request.id.clone();
+        let left = [of_call, of_request, Some(UNLIMITED)].into_iter().flatten().min();
+        let deadline = now + left.unwrap_or(UNLIMITED);
+        let wrong = |error| status::of_predict(&PredictError::from(error));
+        let (tensors, contents) = open_inference::inputs(request).map_err(wrong)?;
+        for tensor in &tensors {
+            if self.model.signature.input(tensor.name()).is_none() {
+                return Err(Status::invalid_argument(format!(
+                    "{}: there is no input '{}'; its signature is {}",
+                    self.model.id,
+                    tensor.name(),
+                    self.model.signature
+                )));
+            }
+        }
+        let call = ModelCall {
+            model: Arc::clone(&self.model),
+            inputs: Arc::new(Inputs::new(tensors).map_err(wrong)?),
+            identity: call_identity(&self.model, &outputs),
+            outputs,
+            deadline,
+            max_age: None,
+            waiters: None,
+        };
+        let reply = self.models.clone().call(call).await;
+        let reply = reply.map_err(|error| match error {
+            // The front end says which model it was.
+            PredictError::Container { why, .. } => Status::internal(why.as_ref()),
+            error => status::of_predict(&error),
+        })?;
+        let (outputs, raw_output_contents) = open_inference::reply(&reply.outputs, contents);
+        Ok(Response::new(ModelInferResponse {
+            model_name: self.model.id.name.as_ref().to_owned(),
+            model_version: self.model.id.version.as_ref().to_owned(),
+            id,
+            outputs,
+            raw_output_contents,
+            ..Default::default()
+        }))
+    }
+}
+
+/// The reserved parameter `timeout`, in microseconds; 0: none.
+fn timeout(request: &ModelInferRequest) -> Result<Option<Duration>, Status> {
+    let Some(InferParameter { parameter_choice: Some(value) }) = request.parameters.get("timeout")
+    else {
+        return Ok(None);
+    };
+    let micros = match value {
+        ParameterChoice::Int64Param(value) => u64::try_from(*value).ok(),
+        ParameterChoice::Uint64Param(value) => Some(*value),
+        _ => None,
+    };
+    let micros = micros.ok_or_else(|| {
+        Status::invalid_argument("parameter 'timeout': expected microseconds as an integer")
+    })?;
+    Ok((micros > 0).then(|| Duration::from_micros(micros)))
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for ModelService {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Reply<ServerLiveResponse> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Reply<ServerReadyResponse> {
+        Ok(Response::new(ServerReadyResponse { ready: self.is_ready() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Reply<ModelReadyResponse> {
+        let request = request.get_ref();
+        self.check_name(&request.name, &request.version)?;
+        Ok(Response::new(ModelReadyResponse { ready: self.is_ready() }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Reply<ServerMetadataResponse> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "skysail container".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            extensions: Vec::new(),
+        }))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Reply<ModelMetadataResponse> {
+        let request = request.get_ref();
+        self.check_name(&request.name, &request.version)?;
+        let signature = &self.model.signature;
+        Ok(Response::new(ModelMetadataResponse {
+            name: self.model.id.name.as_ref().to_owned(),
+            versions: vec![self.model.id.version.as_ref().to_owned()],
+            platform: "onnxruntime_onnx".into(),
+            inputs: signature.inputs.iter().map(open_inference::metadata).collect(),
+            outputs: signature.outputs.iter().map(open_inference::metadata).collect(),
+            properties: [("digest".to_owned(), self.model.digest.as_ref().to_owned())].into(),
+        }))
+    }
+
+    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
+        self.infer(request).await
+    }
+}
