@@ -155,8 +155,8 @@ const NOTES: [&str; 4] = [
      offered queries, a refusal being a miss",
     "best fixed: the highest rate, in steps of 5 %, at which at least 99 % are in time, over six \
      sizes; the ratio compares it with aimd in turns, in each repeat again",
-    "ramp: from the first arrival at 1.5 times the best rate until the limit stays at 90 % of its \
-     final median or above",
+    "ramp: from the first arrival, at three times the best rate so that batches fill the limit, until \
+     the limit stays at 90 % of its final median or above",
     "where a repeat is one figure for several models, it is that of the worst",
 ];
 

@@ -87,16 +87,24 @@ impl Limits {
     }
 }
 
-/// Seconds from `start` until the limit stays at nine tenths of its final median or above.
+/// Seconds from `start` until the limit is at nine tenths of its final median or above, and, but for
+/// a tenth of what is seen, is there for the next [`STAYS`]: so neither slow start's last doubling
+/// nor a single back-off decides.
 pub(super) fn ramp(seen: &[(Instant, f64)], start: Instant) -> Option<f64> {
     let last = seen.last()?.0;
     let settled = start + last.saturating_duration_since(start).mul_f64(2.0 / 3.0);
     let tail: Vec<f64> = seen.iter().filter(|one| one.0 >= settled).map(|one| one.1).collect();
     let enough = crate::report::median(&tail)? * 0.9;
-    let below = seen.iter().rposition(|(_, limit)| *limit < enough);
-    let reached = seen.get(below.map_or(0, |at| at + 1)).map_or(last, |one| one.0);
-    Some(reached.saturating_duration_since(start).as_secs_f64())
+    let stays = |at: Instant| {
+        let next = || seen.iter().filter(|one| one.0 >= at && one.0 < at + STAYS);
+        let up = next().filter(|one| one.1 >= enough).count();
+        up * 10 >= next().count() * 9
+    };
+    let reached = seen.iter().find(|one| one.0 >= start && one.1 >= enough && stays(one.0));
+    reached.map(|one| one.0.saturating_duration_since(start).as_secs_f64())
 }
+
+const STAYS: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
@@ -106,9 +114,12 @@ mod tests {
     fn a_ramp_ends_when_the_limit_stays_up() {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut seen = vec![(at(10), 1.0), (at(20), 64.0), (at(30), 128.0), (at(40), 64.0)];
-        seen.extend((5..300).map(|step| (at(step * 10), 89.0 - (step % 5) as f64)));
-        assert_eq!(ramp(&seen, start), Some(0.05));
+        let mut seen = vec![(at(10), 1.0), (at(20), 128.0)];
+        seen.extend((3..13).map(|step| (at(step * 10), 64.0)));
+        seen.extend(
+            (13..300).map(|step| (at(step * 10), if step % 20 == 9 { 70.0 } else { 89.0 })),
+        );
+        assert_eq!(ramp(&seen, start), Some(0.13));
         assert_eq!(ramp(&[], start), None);
     }
 }

@@ -119,9 +119,9 @@ pub(super) fn measure(settings: &Settings, model: Model) -> anyhow::Result<Serve
             let over = p99.map_or(10.0, |ms| ms / 1e3 / OBJECTIVE.as_secs_f64());
             served.p99_over_objective.push(over.min(10.0));
         }
-        served.ramp_s.push(world.ramp(&format!("cold-{repeat}"), world.rate(fixed) * 1.5)?);
+        served.ramp_s.push(world.ramp(&format!("cold-{repeat}"), world.rate(fixed) * 3.0)?);
     }
-    served.quantile_ramp_s.push(world.ramp("cold-quantile", world.rate(at) * 1.5)?);
+    served.quantile_ramp_s.push(world.ramp("cold-quantile", world.rate(at) * 3.0)?);
     served.best_fixed_per_s = median(&fixed_rates).context("no repeats")?;
     Ok(served)
 }

@@ -37,7 +37,7 @@ pub struct BatchingArgs {
     /// Alternations of the sides; 3 with --quick, else 5.
     #[arg(long, value_name = "N")]
     repeats: Option<usize>,
-    /// Length of a block; 800ms with --quick, else 2s.
+    /// Length of a block; 650ms with --quick, else 2s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     block: Option<Duration>,
     /// Threads of the generator; half of the processors unless given.
@@ -54,7 +54,7 @@ impl BatchingArgs {
         } else {
             self.parts.clone()
         };
-        let millis = self.common.choose(800, 2_000, 2_000);
+        let millis = self.common.choose(650, 2_000, 2_000);
         let settings = Settings {
             skysail: self.skysail.unwrap_or_else(|| program.with_file_name("skysail")),
             program,
