@@ -15,7 +15,9 @@ use super::{
 ///   It is looked for where the straight line between the two meets the target, so that it is
 ///   known after a few batches; one row per batch from the former would take a second.
 /// - *Steady*: raised by [`Aimd::RAISE`] (at least 1 row) after each batch that filled the limit
-///   in time, lowered by a tenth by each late one.
+///   in time, lowered by a tenth by each late one. Raised by a quarter of what the batch's time
+///   lacks of the target where that is more: one batch that noise made late ends the search far too
+///   low, from where 2 % a batch takes seconds.
 /// - After twenty full batches in a row below half the target, slow start again: the container has
 ///   become faster.
 /// - A raise must pay: where the median of three full batches after it has over 5 % fewer rows per
@@ -153,15 +155,16 @@ impl Aimd {
         if sample.rows > sample.limit.max(self.limit) {
             // What one query's many rows took per row is no measure of a batch of the limit.
             if !self.payoff.holds() {
-                self.raise();
+                self.set(self.limit.saturating_add(step(self.limit)));
             }
             return;
         }
         if sample.rows * 2 >= self.limit {
             self.remember(false);
         }
-        // One that was formed before the last raise has not tried it.
-        if !sample.limited || sample.limit < self.limit {
+        // One that was formed before the last raise has not tried it, and one that ended since the
+        // next query alone has more rows than were left has not either.
+        if !sample.limited || sample.limit < self.limit || sample.rows * 2 < self.limit {
             return;
         }
         match self.payoff.observe(sample.limit, sample.rows, sample.service) {
@@ -189,7 +192,7 @@ impl Aimd {
                 self.recent.clear();
                 self.double(sample);
             }
-            Phase::Steady => self.raise(),
+            Phase::Steady => self.raise(sample),
         }
     }
 
@@ -201,8 +204,12 @@ impl Aimd {
         }
     }
 
-    fn raise(&mut self) {
-        self.set(self.limit.saturating_add(step(self.limit)));
+    fn raise(&mut self, sample: &BatchSample) {
+        let used = sample.service.as_secs_f64() / sample.target.as_secs_f64().max(f64::EPSILON);
+        // In proportion to time; a batch has a fixed cost, so that the truth lies beyond.
+        let missing = 1.0 / used.max(0.5) - 1.0;
+        let more = (self.limit as f64 * missing / 4.0) as usize;
+        self.set(self.limit.saturating_add(more.max(step(self.limit))));
     }
 
     /// The next limit to try between the two, or the end of the search.

@@ -54,6 +54,33 @@ fn it_finds_the_largest_batch_in_time_and_stays_there() {
 }
 
 #[test]
+fn noise_that_ends_the_search_too_low_costs_a_few_batches() {
+    let (alpha, beta) = (105e-6, 0.5e-3);
+    let mut aimd = Aimd::new(4_096);
+    // Slow start reaches 64 and meets a machine that is busy with something else.
+    saturate(&mut aimd, 6, line(alpha, beta));
+    saturate(&mut aimd, 12, |rows| if rows > 32 { 0.06 } else { line(alpha, beta)(rows) });
+    assert!(aimd.limit() <= 40, "{}", aimd.limit());
+    let limits = saturate(&mut aimd, 20, line(alpha, beta));
+    let there = limits.iter().position(|limit| *limit as f64 >= 0.9 * best(alpha, beta));
+    assert!(there.is_some_and(|batches| batches < 20), "{limits:?}");
+    let seconds: f64 =
+        limits.iter().take(there.unwrap()).map(|rows| line(alpha, beta)(*rows)).sum();
+    assert!(seconds < 0.5, "{seconds} s of the container's time: {limits:?}");
+}
+
+#[test]
+fn a_batch_that_was_cut_short_by_a_large_query_shows_nothing() {
+    let mut aimd = Aimd::steady(100, 4_096);
+    let sample =
+        BatchSample { rows: 20, limit: 100, limited: true, service: TARGET / 5, target: TARGET };
+    for _ in 0..50 {
+        aimd.observe(&sample);
+    }
+    assert_eq!(aimd.limit(), 100);
+}
+
+#[test]
 fn it_doubles_from_cold() {
     let mut aimd = Aimd::new(4_096);
     let limits = saturate(&mut aimd, 12, line(12.5e-6, 1e-3));
