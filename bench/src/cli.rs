@@ -1,6 +1,7 @@
 //! The command line.
 
 mod batching;
+mod cache;
 mod early_drop;
 mod load;
 mod overhead;
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub use batching::{BatchingArgs, SleeperArgs};
+pub use cache::CacheArgs;
 pub use early_drop::EarlyDropArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
@@ -45,6 +47,8 @@ enum Command {
     Overhead(Box<OverheadArgs>),
     /// Measures adaptive batches beside fixed ones and none.
     Batching(Box<BatchingArgs>),
+    /// Measures what an answer from the cache costs, and throughput by the share of hits.
+    Cache(Box<CacheArgs>),
     /// Compares early with lazy drop, in virtual time.
     EarlyDrop(EarlyDropArgs),
     /// Serves the bare echo: the same services, one fixed answer.
@@ -66,6 +70,7 @@ impl Cli {
             Command::Overhead(args) => args.run(),
             Command::Batching(args) => args.run(),
             Command::Sleeper(args) => args.run(),
+            Command::Cache(args) => args.run(),
             Command::EarlyDrop(args) => args.run(),
             Command::Echo(args) => args.run(),
         }

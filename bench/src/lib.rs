@@ -14,16 +14,18 @@
 //! - [`overhead`]: Skysail beside the echo
 //! - [`early_drop`]: the product's queue beside a lazy rule, in virtual time
 //! - [`batching`], [`sleeper`]: adaptive batches beside fixed ones, and the container that waits
+//! - [`mod@cache`]: what an answer from the cache costs, and throughput by the share of hits
 //! - [`report`]: tables and JSON
 //!
 //! # What it does not do
 //!
 //! It judges nothing by itself: it prints each figure beside the bar that it must meet. It drives the
-//! product over the wire; only [`early_drop`] and the model seam of
-//! [`batching`] import a part of it.
+//! product over the wire; only [`early_drop`], the model seam of [`batching`] and the store of
+//! [`mod@cache`] import a part of it.
 
 pub mod arrivals;
 pub mod batching;
+pub mod cache;
 pub mod cli;
 pub mod cpu;
 pub mod early_drop;

@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -110,6 +111,20 @@ impl Drop for ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a server says at `/metrics`.
+///
+/// # Errors
+///
+/// Nobody answers there.
+pub fn metrics(http: &str) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(http)?;
+    let host = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
+    stream.write_all(host.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).context("reading /metrics")?;
+    Ok(text)
 }
 
 fn ready(line: &str, kind: &str) -> Option<String> {

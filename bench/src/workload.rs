@@ -1,10 +1,13 @@
 //! What is asked: the requests of a run, each made from its sequence number.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use bytes::{Bytes, BytesMut};
-use rand::{RngExt as _, SeedableRng, rngs::StdRng};
+use rand::{
+    RngExt as _, SeedableRng,
+    rngs::{SmallRng, StdRng},
+};
 use skysail_proto::pb::{
     inference::{ModelInferRequest, model_infer_request::InferInputTensor},
     v1,
@@ -48,7 +51,20 @@ pub struct Workload {
     config: WorkloadConfig,
     shape: Vec<i64>,
     inputs: Vec<Bytes>,
+    popular: Option<Popular>,
 }
+
+/// Some inputs are asked for again and again, the others never twice.
+#[derive(Clone, Debug)]
+struct Popular {
+    /// Share of the requests that are among the popular ones.
+    share: f64,
+    /// How probable the first so many inputs are together; the last is 1.
+    cumulative: Arc<[f64]>,
+}
+
+/// Exponent of the popularity of inputs; that of the cache facts and of many traces.
+const ZIPF: f64 = 0.99;
 
 impl Workload {
     /// Makes or reads the inputs.
@@ -75,7 +91,7 @@ impl Workload {
             config.rows * config.features
         );
         let shape = vec![i64::try_from(config.rows)?, i64::try_from(config.features)?];
-        Ok(Self { config, shape, inputs })
+        Ok(Self { config, shape, inputs, popular: None })
     }
 
     /// The same requests, the unique ones counted from elsewhere.
@@ -84,7 +100,24 @@ impl Workload {
         let config = WorkloadConfig { repeat, unique_from, ..self.config.clone() };
         let distinct = if repeat == 0 { self.inputs.len() } else { repeat };
         let inputs = self.inputs.iter().take(distinct).cloned().collect();
-        Self { config, shape: self.shape.clone(), inputs }
+        Self { config, shape: self.shape.clone(), inputs, popular: None }
+    }
+
+    /// A `share` of the requests draws its input from all that there are, by Zipf's law; the others
+    /// are unique, counted from `unique_from`.
+    #[must_use]
+    pub fn popular(&self, share: f64, unique_from: u64) -> Self {
+        let weights = (1..=self.inputs.len()).map(|rank| (rank as f64).powf(-ZIPF));
+        let total: f64 = weights.clone().sum();
+        let mut so_far = 0.0;
+        let cumulative = weights.map(|weight| {
+            so_far += weight / total;
+            so_far
+        });
+        let popular = Popular { share, cumulative: cumulative.collect() };
+        let config = WorkloadConfig { repeat: 0, unique_from, ..self.config.clone() };
+        let (shape, inputs) = (self.shape.clone(), self.inputs.clone());
+        Self { config, shape, inputs, popular: Some(popular) }
     }
 
     /// The same requests to another application.
@@ -138,6 +171,15 @@ impl Workload {
     }
 
     fn data(&self, sequence: u64) -> Bytes {
+        if let Some(popular) = &self.popular {
+            let mut rng = SmallRng::seed_from_u64(self.config.seed ^ sequence.rotate_left(17));
+            if rng.random::<f64>() < popular.share {
+                let drawn = rng.random::<f64>();
+                let index = popular.cumulative.partition_point(|upto| *upto < drawn);
+                let last = self.inputs.len().saturating_sub(1);
+                return self.inputs.get(index.min(last)).cloned().unwrap_or_default();
+            }
+        }
         let index = (sequence % self.inputs.len().max(1) as u64) as usize;
         let input = self.inputs.get(index).cloned().unwrap_or_default();
         if self.config.repeat > 0 {
@@ -257,6 +299,22 @@ mod tests {
         assert_eq!(distinct.len(), 3);
         assert_eq!(workload.data(1), workload.data(4));
         assert_eq!(workload.input_bytes(), 3_136);
+    }
+
+    #[test]
+    fn popular_inputs_come_again_by_zipfs_law_and_the_others_never() {
+        let workload = Workload::new(config(784, 1, 100)).unwrap().popular(0.7, 0);
+        let mut counts = std::collections::HashMap::new();
+        for sequence in 0..20_000 {
+            *counts.entry(workload.data(sequence)).or_insert(0_u32) += 1;
+        }
+        let mut often: Vec<u32> = counts.values().copied().filter(|count| *count > 1).collect();
+        often.sort_unstable_by(|a, b| b.cmp(a));
+        let share = f64::from(often.iter().sum::<u32>()) / 20_000.0;
+        assert!((share - 0.7).abs() < 0.02, "{share}");
+        let ratio = f64::from(often[0]) / f64::from(often[1]);
+        assert!((ratio - 2_f64.powf(ZIPF)).abs() < 0.2, "{ratio}");
+        assert_eq!(workload.data(5), workload.data(5));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! What a server tells of its batches while it is loaded.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use skysail_proto::pb::v1::{ListModelsRequest, admin_client::AdminClient};
 
-use crate::target::connect;
+use crate::{process::metrics, target::connect};
 
 /// Rows and batches so far, from the histogram `skysail_batch_rows`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,11 +24,7 @@ pub(super) struct Batches {
 impl Batches {
     /// Reads `/metrics`.
     pub(super) fn read(http: &str, model: &str) -> anyhow::Result<Self> {
-        let mut stream = TcpStream::connect(http)?;
-        let host = format!("GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n");
-        stream.write_all(host.as_bytes())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).context("reading /metrics")?;
+        let text = metrics(http)?;
         let label = format!("model=\"{model}\"");
         let sum = |name: &str| {
             let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(&label));

@@ -1,0 +1,104 @@
+//! Throughput by the share of hits.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::{DEPTH, Settings};
+use crate::{
+    load::{Block, Pace, Plan, run},
+    process::ServerProcess,
+    report::median,
+    target::{Api, TargetConfig},
+    workload::Workload,
+};
+
+/// One share of popular inputs; medians of the repeats.
+#[derive(Debug, Serialize)]
+pub struct Step {
+    /// Of the queries that draw from the popular inputs; the others are unique.
+    pub share: f64,
+    /// What the server's counters say was answered from the cache.
+    pub hit_rate: f64,
+    /// Over a stream, closed loop.
+    pub answered_per_s: f64,
+    /// Latency in the closed loop, of answers.
+    pub p50_ms: Option<f64>,
+    /// The same.
+    pub p99_ms: Option<f64>,
+    /// Of the whole server.
+    pub cpu_us_per_reply: Option<f64>,
+}
+
+const SHARES: [f64; 6] = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0];
+
+pub(super) fn measure(
+    settings: &Settings,
+    workload: &Workload,
+    server: &ServerProcess,
+) -> anyhow::Result<Vec<Step>> {
+    let mut blocks: Vec<Vec<(Block, f64)>> = SHARES.iter().map(|_| Vec::new()).collect();
+    let mut sent = 1_u64 << 20;
+    for repeat in 0..settings.repeats.max(1) {
+        let mut order: Vec<usize> = (0..SHARES.len()).collect();
+        if repeat % 2 == 1 {
+            order.reverse();
+        }
+        for at in order {
+            let (Some(share), Some(of)) = (SHARES.get(at), blocks.get_mut(at)) else { continue };
+            sent += 1;
+            let before = counters(&server.http)?;
+            let block = block(settings, workload.popular(*share, sent << 32), server)?;
+            let after = counters(&server.http)?;
+            let (hits, misses) = (after.0 - before.0, after.1 - before.1);
+            of.push((block, hits / (hits + misses).max(1.0)));
+        }
+    }
+    let steps = SHARES.iter().zip(&blocks).map(|(share, blocks)| {
+        let over = |value: &dyn Fn(&Block) -> Option<f64>| {
+            median(&blocks.iter().filter_map(|(block, _)| value(block)).collect::<Vec<_>>())
+        };
+        let hits: Vec<f64> = blocks.iter().map(|(_, hits)| *hits).collect();
+        Step {
+            share: *share,
+            hit_rate: median(&hits).unwrap_or_default(),
+            answered_per_s: over(&|b| Some(b.tally.answered_per_s)).unwrap_or_default(),
+            p50_ms: over(&|b| b.tally.answered_from_sent_ms.p50),
+            p99_ms: over(&|b| b.tally.answered_from_sent_ms.p99),
+            cpu_us_per_reply: over(&|b| b.cpu.server_us_per_reply),
+        }
+    });
+    Ok(steps.collect())
+}
+
+fn block(settings: &Settings, workload: Workload, server: &ServerProcess) -> anyhow::Result<Block> {
+    run(Plan {
+        target: TargetConfig {
+            server: server.address.clone(),
+            api: Api::PredictStream,
+            connections: 1,
+            streams: 1,
+        },
+        workload,
+        pace: Pace::Closed(DEPTH),
+        warm_up: settings.block / 5,
+        duration: settings.block,
+        drain: Duration::from_secs(2),
+        objective: Duration::from_secs(1),
+        max_in_flight: 20_000,
+        server_pid: Some(server.pid()),
+        threads: settings.threads,
+    })
+    .context("the sweep over hit rates")
+}
+
+/// Hits and misses so far, of all tiers.
+fn counters(http: &str) -> anyhow::Result<(f64, f64)> {
+    let text = crate::process::metrics(http)?;
+    let sum = |name: &str| -> f64 {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    Ok((sum("skysail_cache_hits_total"), sum("skysail_cache_misses_total")))
+}
