@@ -1,0 +1,33 @@
+//! A real Redis Cluster of three masters.
+
+use super::redis::{RedisServer, command, until};
+
+pub(crate) struct RedisCluster {
+    pub(crate) nodes: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    pub(crate) async fn start() -> Self {
+        let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        let nodes: Vec<_> = (0..3).map(|_| RedisServer::with(&arguments)).collect();
+        let mut create = command("redis-cli");
+        create.args(["--cluster", "create"]);
+        create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
+        let created = create.args(["--cluster-yes"]).output().unwrap();
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+        let cluster = Self { nodes };
+        for node in &cluster.nodes {
+            until("the nodes agree", async || {
+                let port = node.port.to_string();
+                let said = command("redis-cli").args(["-p", &port, "cluster", "info"]).output();
+                String::from_utf8_lossy(&said.unwrap().stdout).contains("cluster_state:ok")
+            })
+            .await;
+        }
+        cluster
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.nodes.iter().map(RedisServer::url).collect::<Vec<_>>().join(",")
+    }
+}
