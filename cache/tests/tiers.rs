@@ -199,23 +199,17 @@ async fn swept(url: &str, keys: impl AsyncFn() -> u64) {
     assert!(shared.cached && shared.outputs == stays.outputs);
 }
 
-fn keys(port: u16) -> u64 {
-    let port = port.to_string();
-    let said = command("redis-cli").args(["-p", &port, "dbsize"]).output().unwrap();
-    String::from_utf8(said.stdout).unwrap().trim().parse().unwrap()
-}
-
 #[tokio::test]
 async fn a_drop_gives_memory_back() {
     let redis = RedisServer::start();
-    swept(&redis.url(), async || keys(redis.port)).await;
+    swept(&redis.url(), async || redis.keys()).await;
 }
 
 #[tokio::test]
 #[ignore = "starts three servers; cargo xtask test --all runs it"]
 async fn redis_cluster_gives_memory_back() {
     let cluster = RedisCluster::start().await;
-    let all = async || cluster.nodes.iter().map(|node| keys(node.port)).sum();
+    let all = async || cluster.nodes.iter().map(|node| node.keys()).sum();
     swept(&cluster.url(), all).await;
 }
 
@@ -226,9 +220,8 @@ async fn every_key_has_a_time_to_live() {
     front_end.ask(call(1)).await;
     front_end.written(1).await;
     front_end.layer.drop_model(&ModelId::new("m", "2")).await;
-    until("the drop is told", async || keys(redis.port) == 2).await;
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    until("the drop is told", async || redis.keys() == 2).await;
+    let mut connection = redis.connection().await;
     let names: Vec<Vec<u8>> =
         redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
     for name in names {

@@ -18,9 +18,7 @@ impl RedisCluster {
         let cluster = Self { nodes };
         for node in &cluster.nodes {
             until("the nodes agree", async || {
-                let port = node.port.to_string();
-                let said = command("redis-cli").args(["-p", &port, "cluster", "info"]).output();
-                String::from_utf8_lossy(&said.unwrap().stdout).contains("cluster_state:ok")
+                node.say(&["cluster", "info"]).contains("cluster_state:ok")
             })
             .await;
         }

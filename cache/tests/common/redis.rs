@@ -42,6 +42,24 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Says a command with redis-cli.
+    pub(crate) fn say(&self, words: &[&str]) -> String {
+        let port = self.port.to_string();
+        let said = command("redis-cli").args(["-p", &port]).args(words).output().unwrap();
+        assert!(said.status.success(), "{words:?}");
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
+
+    /// How many there are.
+    pub(crate) fn keys(&self) -> u64 {
+        self.say(&["dbsize"]).parse().unwrap()
+    }
+
+    pub(crate) async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_multiplexed_async_connection().await.unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
