@@ -65,17 +65,18 @@ const SWEEP_QUEUE: usize = 64;
 #[derive(Clone)]
 pub struct RedisAddresses(Vec<ConnectionInfo>);
 
-/// An address that is none.
+/// Addresses that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "expected redis://[user:password@]host[:port], rediss://… (TLS) or unix:///path, several of \
-     them for a Redis Cluster; number {position} is none: {why}"
-)]
+#[error("expected {}, got {why}", RedisAddresses::EXPECTED)]
 pub struct RedisAddressError {
-    /// Which of them, from 1. Not the address itself, in which a password may stand.
-    pub position: usize,
-    /// What is wrong with it.
+    /// Which of them is wrong, and how. Not the address itself, in which a password may stand.
     pub why: String,
+}
+
+impl RedisAddresses {
+    /// What an address looks like.
+    pub const EXPECTED: &str = "redis://[user:password@]host[:port][/database], rediss://… for \
+        TLS, or unix:///path; with commas between the nodes of a Redis Cluster";
 }
 
 impl FromStr for RedisAddresses {
@@ -84,15 +85,21 @@ impl FromStr for RedisAddresses {
     fn from_str(text: &str) -> Result<Self, RedisAddressError> {
         let mut addresses = Vec::new();
         for (index, address) in text.split(',').enumerate() {
-            let wrong = |why: String| RedisAddressError { position: index + 1, why };
             let info = address.trim().into_connection_info();
-            addresses.push(info.map_err(|error| wrong(error.to_string()))?);
+            let wrong = |error| why(&format!("number {} that is none", index + 1), error);
+            addresses.push(info.map_err(wrong)?);
         }
-        // What the client library finds wrong only now.
-        Target::new(&addresses)
-            .map_err(|error| RedisAddressError { position: 1, why: error.to_string() })?;
+        open(&addresses)?;
         Ok(Self(addresses))
     }
+}
+
+fn why(which: &str, error: redis::RedisError) -> RedisAddressError {
+    RedisAddressError { why: format!("{which}: {error}") }
+}
+
+fn open(addresses: &[ConnectionInfo]) -> Result<Target, RedisAddressError> {
+    Target::new(addresses).map_err(|error| why("what cannot be used", error))
 }
 
 /// Without user and password.
@@ -163,8 +170,7 @@ impl RedisTier {
         options: &RedisOptions,
         on_drop: impl Fn(&ModelId) + Send + Sync + 'static,
     ) -> Result<Self, RedisAddressError> {
-        let target = Target::new(&options.addresses.0)
-            .map_err(|error| RedisAddressError { position: 1, why: error.to_string() })?;
+        let target = open(&options.addresses.0)?;
         let on_drop: OnDrop = Box::new(on_drop);
         let shared = Arc::new(Shared::new(target, options, on_drop));
         let (gets, get_queue) = mpsc::channel(GET_QUEUE);

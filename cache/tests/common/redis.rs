@@ -29,13 +29,13 @@ impl RedisServer {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
         // Another process may take the free port before Redis does.
-        for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            if let Some(child) = start(port, &arguments, folder.path()) {
-                return Self { child, port, arguments, folder };
-            }
-        }
-        panic!("redis-server did not start on ten ports");
+        let (port, child) = (0..10)
+            .find_map(|_| {
+                let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+                start(port, &arguments, folder.path()).map(|child| (port, child))
+            })
+            .expect("redis-server starts on one of ten ports");
+        Self { child, port, arguments, folder }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -99,9 +99,7 @@ fn start(port: u16, arguments: &[String], folder: &std::path::Path) -> Option<Ch
         .args(arguments)
         .stdout(Stdio::null())
         .spawn()
-        .unwrap_or_else(|error| {
-            panic!("cannot start redis-server ({error}); `cargo xtask setup` fetches it")
-        });
+        .expect("redis-server can be started: `cargo xtask setup` fetches it");
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {

@@ -16,21 +16,21 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where Redis is.
 pub(super) enum Target {
-    One(Client),
-    Cluster(ClusterClient),
+    One(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 impl Target {
     pub(super) fn new(addresses: &[ConnectionInfo]) -> RedisResult<Self> {
         match addresses {
-            [one] => Ok(Self::One(Client::open(one.clone())?)),
+            [one] => Ok(Self::One(Box::new(Client::open(one.clone())?))),
             nodes => {
                 let cluster = ClusterClient::builder(nodes.iter().cloned())
                     .connection_timeout(PATIENCE)
                     .response_timeout(PATIENCE)
                     // Enough to follow a slot that has moved; the circuit is what waits.
                     .retries(2);
-                Ok(Self::Cluster(cluster.build()?))
+                Ok(Self::Cluster(Box::new(cluster.build()?)))
             }
         }
     }
