@@ -129,3 +129,42 @@ async fn redis_that_is_not_there_is_no_reason_not_to_start() {
     is_connected(&server).await;
     assert!(server.stop().await);
 }
+
+#[tokio::test]
+async fn over_tls_with_a_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(file("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(file("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let (cert, key) = (file("cert.pem"), file("key.pem"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let _redis = RedisServer::with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        cert.to_str().unwrap(),
+        "--tls-key-file",
+        key.to_str().unwrap(),
+        "--tls-auth-clients",
+        "no",
+        "--requirepass",
+        "secret",
+    ]);
+    let config = {
+        let url = format!("rediss://:secret@localhost:{port}");
+        format!("[cache]\nredis = \"{url}\"\nredis_budget = \"100ms\"\n{ROOT}")
+    };
+    let trusting = [("SSL_CERT_FILE", cert.as_path())];
+    for name in ["one", "other"] {
+        std::fs::create_dir(file(name)).unwrap();
+    }
+    let one = Server::start_with(&config, &folder.path().join("one"), &trusting).await;
+    is_connected(&one).await;
+    ask(&one, [1.0, 2.0]).await;
+    until("it is written", async || counted(&one, "writes").await >= 1.0).await;
+    // Who does not trust its certificate does without.
+    let other = Server::start_with(&config, &folder.path().join("other"), &[]).await;
+    until("that is known", async || counted(&other, "circuit_opened").await == 1.0).await;
+    assert!(!cached(&ask(&other, [1.0, 2.0]).await));
+}

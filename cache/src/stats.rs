@@ -59,7 +59,7 @@ pub struct RedisStats {
     pub corrupt: u64,
     /// Answers written.
     pub writes: u64,
-    /// Answers not written: the circuit was open, or too many waited.
+    /// Answers not written: the circuit was open, too many waited, or it was above 1 MiB.
     pub writes_dropped: u64,
     /// Answers that Redis refused, as a full one does, or that were lost on their way.
     pub write_errors: u64,

@@ -56,6 +56,10 @@ const WRITE_QUEUE_BYTES: usize = 32 << 20;
 /// Redis refuses times to live that it cannot add to its clock.
 const LONGEST_TTL: Duration = Duration::from_secs(10 * 365 * 86_400);
 
+/// Bytes of the largest answer that is written. Longer ones would seldom be read within the budget,
+/// and would keep the look-ups behind them from it.
+const LARGEST_BYTES: usize = 1 << 20;
+
 /// Models whose dead answers may wait for a sweep.
 const SWEEP_QUEUE: usize = 64;
 
@@ -247,14 +251,15 @@ impl RedisTier {
         RedisSlot(drops::entry_name(&tag, epoch, key))
     }
 
-    /// Keeps an answer, later. Where there is no place to wait, or nobody to write to, it is lost
-    /// and counted.
+    /// Keeps an answer of up to 1 MiB, later. Where there is no place to wait, or nobody to write
+    /// to, it is lost and counted.
     pub fn put(&self, slot: RedisSlot, outputs: Arc<[Tensor]>) {
         let bytes: usize = outputs.iter().map(|tensor| tensor.data().len()).sum();
         let queued = &self.shared.queued_bytes;
         let waiting = queued.fetch_add(bytes, Ordering::Relaxed);
         let write = Write::Keep { name: slot.0, outputs, computed_ms: wall_ms(), bytes };
-        let takes = self.shared.circuit.is_closed() && waiting + bytes <= WRITE_QUEUE_BYTES;
+        let has_room = bytes <= LARGEST_BYTES && waiting + bytes <= WRITE_QUEUE_BYTES;
+        let takes = has_room && self.shared.circuit.is_closed();
         if !takes || self.writes.try_send(write).is_err() {
             queued.fetch_sub(bytes, Ordering::Relaxed);
             self.shared.counters.writes_dropped.add(1);

@@ -42,6 +42,8 @@ struct Known {
     epoch: u64,
     /// Dropped here, and Redis has not been told.
     pending: bool,
+    /// Redis would not be told.
+    refused: bool,
     /// Unknown until it is asked for here.
     model: Option<ModelId>,
 }
@@ -96,14 +98,24 @@ impl Drops {
                     if let Some(known) = self.0.lock().get_mut(&tag) {
                         // Dropped once more in the meantime: that is still to be told.
                         known.pending = known.epoch != epoch;
+                        known.refused = false;
                         known.epoch = known.epoch.max(holds);
                     }
                 }
                 Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
-                Err(error) => tracing::debug!(%error, "Redis cannot be told of a drop yet"),
+                Err(error) => self.say_refused(&tag, &error),
             }
         }
         Ok(())
+    }
+
+    /// Once, though it is tried again every round.
+    fn say_refused(&self, tag: &Tag, error: &redis::RedisError) {
+        let mut all = self.0.lock();
+        let Some(known) = all.get_mut(tag).filter(|known| !known.refused) else { return };
+        known.refused = true;
+        let model = known.model.as_ref().map(ToString::to_string);
+        tracing::warn!(model, %error, "other front ends cannot be told of a drop yet");
     }
 
     /// Hears of drops made elsewhere, and tells of those that Redis has forgotten. `on_drop` is
