@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{FrontEnd, call, options, redis::*};
+use common::{FrontEnd, call, cluster::RedisCluster, options, redis::*};
 use rustix::process::Signal;
 use skysail_cache::{RedisOptions, TieredCache};
 use skysail_proto::ModelId;
@@ -303,4 +303,32 @@ async fn a_drop_outlives_the_loss_of_what_redis_knew() {
     until("it is told again", async || told().await).await;
     assert_eq!(redis.keys(), 2);
     assert!(!FrontEnd::over(&redis.url()).await.ask(call(1)).await.cached);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "starts three servers; cargo xtask test --all runs it"]
+async fn redis_cluster_loses_its_masters_one_by_one() {
+    let mut cluster = RedisCluster::start().await;
+    let front_end = front_end(&cluster.url());
+    front_end.is_connected().await;
+    let load = Load::start(&front_end);
+    hits_again(&front_end).await;
+
+    // What the others hold is still found, as long as drops can be heard of.
+    let last = cluster.owner("skc1:drops");
+    cluster.nodes[(last + 1) % 3].kill();
+    load.goes_on().await;
+    hits_again(&front_end).await;
+    cluster.nodes[(last + 2) % 3].kill();
+    load.goes_on().await;
+    cluster.nodes[last].kill();
+    until("the circuit is open", async || front_end.redis().circuit_open).await;
+    load.goes_on().await;
+
+    for node in &mut cluster.nodes {
+        node.restart();
+    }
+    until("it is used again", async || !front_end.redis().circuit_open).await;
+    hits_again(&front_end).await;
+    load.end().await;
 }
