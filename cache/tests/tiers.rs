@@ -116,7 +116,21 @@ async fn sharing(url: &str) {
         assert_eq!(got, other.model.answer(&call(1_000 + n)), "none from before");
     }
 
-    // And it is no news to one that comes later.
+    // Drops of both at the same time: they agree on the last, whoever made it.
+    let id = ModelId::new("m", "1");
+    for _ in 0..20 {
+        futures::join!(one.layer.drop_model(&id), other.layer.drop_model(&id));
+    }
+    let mut n = 2_000;
+    until("they share again", async || {
+        // The one before has been written by now, unless a drop was heard of in between.
+        n += 1;
+        one.ask(call(n)).await;
+        other.ask(call(n - 1)).await.cached
+    })
+    .await;
+
+    // And none of it is news to one that comes later.
     let late = FrontEnd::over(url).await;
     late.model.build.store(1, Ordering::SeqCst);
     for n in 0..20 {

@@ -185,6 +185,7 @@ impl RedisTier {
         tasks.spawn(batch::write(Arc::clone(&shared), write_queue));
         tasks.spawn(keeper::keep(Arc::clone(&shared), sweeps));
         tasks.spawn(keeper::sweep(Arc::clone(&shared), sweep_queue));
+        tasks.spawn(keeper::inform(Arc::clone(&shared)));
         Ok(Self { shared, gets, writes, _tasks: Arc::new(tasks) })
     }
 

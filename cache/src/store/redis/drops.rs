@@ -48,6 +48,13 @@ struct Known {
     model: Option<ModelId>,
 }
 
+/// A drop that Redis is to be told of.
+struct Pending {
+    tag: Tag,
+    epoch: u64,
+    refused: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Drops(Mutex<HashMap<Tag, Known>>);
 
@@ -77,36 +84,52 @@ impl Drops {
         known.pending = true;
     }
 
-    fn pending(&self) -> Vec<(Tag, u64)> {
+    fn pending(&self) -> Vec<Pending> {
         let all = self.0.lock();
         let pending = all.iter().filter(|(_, known)| known.pending);
-        pending.map(|(tag, known)| (*tag, known.epoch)).collect()
+        let pending = pending.map(|(tag, known)| Pending {
+            tag: *tag,
+            epoch: known.epoch,
+            refused: known.refused,
+        });
+        pending.collect()
     }
 
-    /// Tells Redis of drops made here. `swept` gets each of them. A Redis that is too full to be
-    /// told is told once the sweep has made room.
+    /// Tells Redis of drops made here. `swept` gets each of them, and once more where Redis was too
+    /// full to be told before a sweep made room. `on_drop` as for [`Drops::hear`].
     pub(super) async fn tell(
         &self,
         connection: &mut impl ConnectionLike,
         ttl_ms: u64,
         mut swept: impl FnMut(Tag),
+        on_drop: impl Fn(&ModelId),
     ) -> RedisResult<()> {
-        for (tag, epoch) in self.pending() {
-            swept(tag);
+        for Pending { tag, epoch, refused } in self.pending() {
+            if !refused {
+                swept(tag);
+            }
             match raise(connection, &tag, epoch, true, ttl_ms).await {
                 Ok(holds) => {
-                    if let Some(known) = self.0.lock().get_mut(&tag) {
-                        // Dropped once more in the meantime: that is still to be told.
-                        known.pending = known.epoch != epoch;
-                        known.refused = false;
-                        known.epoch = known.epoch.max(holds);
+                    if refused {
+                        swept(tag);
                     }
+                    self.told(&tag, epoch);
+                    // Higher than asked for: others have dropped it since, which is news here.
+                    self.raise(&tag, holds, &on_drop);
                 }
                 Err(error) if error.is_io_error() || error.is_timeout() => return Err(error),
                 Err(error) => self.say_refused(&tag, &error),
             }
         }
         Ok(())
+    }
+
+    fn told(&self, tag: &Tag, epoch: u64) {
+        if let Some(known) = self.0.lock().get_mut(tag) {
+            // Dropped once more in the meantime: that is still to be told.
+            known.pending = known.epoch != epoch;
+            known.refused = false;
+        }
     }
 
     /// Once, though it is tried again every round.

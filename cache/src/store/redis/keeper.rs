@@ -7,7 +7,10 @@ use std::{
 };
 
 use redis::{RedisResult, from_redis_value};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use super::{
     batch::{is_fast, send},
@@ -23,8 +26,8 @@ const PERIOD: Duration = Duration::from_millis(400);
 /// How long a round may take.
 const ROUND: Duration = Duration::from_millis(500);
 
-/// Rounds between two questions for memory and evictions.
-const INFO_ROUNDS: u64 = 5;
+/// Between two questions for memory and evictions.
+const INFO_PERIOD: Duration = Duration::from_secs(2);
 
 /// Tries to be answered in time before a circuit stays open for another round: the first over a
 /// new connection is slow.
@@ -37,9 +40,9 @@ const LEAST_DROPS_TTL_MS: u64 = 86_400_000;
 const SCAN_KEYS: usize = 1_000;
 
 /// Ends when it is aborted.
-pub(super) async fn keep(shared: Arc<Shared>, sweeps: mpsc::Sender<Tag>) {
+pub(super) async fn keep(shared: Arc<Shared>, sweeps: mpsc::Sender<Sweep>) {
     let mut links = 0;
-    for round in 0_u64.. {
+    loop {
         let link = match shared.link() {
             Some(link) => Ok(link),
             None => {
@@ -51,13 +54,7 @@ pub(super) async fn keep(shared: Arc<Shared>, sweeps: mpsc::Sender<Tag>) {
             Ok(link) => {
                 let id = link.id;
                 match timeout(ROUND, hear(&shared, link.clone(), &sweeps)).await {
-                    Ok(Ok(())) => {
-                        judge(&shared, link.clone()).await;
-                        if round.is_multiple_of(INFO_ROUNDS) {
-                            // What is not told now is told next time.
-                            let _ = timeout(ROUND, inform(&shared, link)).await;
-                        }
-                    }
+                    Ok(Ok(())) => judge(&shared, link).await,
                     Ok(Err(error)) => shared.lost(id, &error.to_string()),
                     Err(_) => shared.lost(id, "it does not answer"),
                 }
@@ -83,13 +80,13 @@ async fn connect(shared: &Shared, id: u64) -> Result<Link, String> {
 }
 
 /// Exchanges what is known of drops.
-async fn hear(shared: &Shared, mut link: Link, sweeps: &mpsc::Sender<Tag>) -> RedisResult<()> {
+async fn hear(shared: &Shared, mut link: Link, sweeps: &mpsc::Sender<Sweep>) -> RedisResult<()> {
     let ttl_ms = shared.ttl_ms.max(LEAST_DROPS_TTL_MS);
     // A sweep that finds no place is left to the TTL.
     let swept = |tag| {
-        let _ = sweeps.try_send(tag);
+        let _ = sweeps.try_send(Sweep { tag, asked: Instant::now() });
     };
-    shared.drops.tell(&mut link.writes, ttl_ms, swept).await?;
+    shared.drops.tell(&mut link.writes, ttl_ms, swept, &shared.on_drop).await?;
     shared.drops.hear(&mut link.writes, ttl_ms, &shared.on_drop).await
 }
 
@@ -111,8 +108,19 @@ async fn judge(shared: &Shared, mut link: Link) {
     shared.open("it does not answer within its time budget");
 }
 
-/// Asks for memory and evictions, of all masters together.
-async fn inform(shared: &Shared, mut link: Link) -> RedisResult<()> {
+/// Keeps what Redis says of itself for the counters. Beside the rounds, which it must not delay.
+pub(super) async fn inform(shared: Arc<Shared>) {
+    loop {
+        if let Some(link) = shared.link() {
+            // What is not told now is told next time.
+            let _ = timeout(PATIENCE, ask_for_info(&shared, link)).await;
+        }
+        tokio::time::sleep(INFO_PERIOD).await;
+    }
+}
+
+/// Memory and evictions, of all masters together.
+async fn ask_for_info(shared: &Shared, mut link: Link) -> RedisResult<()> {
     let (mut bytes, mut evictions) = (0, 0);
     for (_, text) in link.writes.all_masters(redis::cmd("INFO")).await? {
         let text: String = from_redis_value(text)?;
@@ -126,10 +134,18 @@ async fn inform(shared: &Shared, mut link: Link) -> RedisResult<()> {
     Ok(())
 }
 
+/// A model whose dropped answers are to go.
+pub(super) struct Sweep {
+    tag: Tag,
+    asked: Instant,
+}
+
 /// Gives the memory of dropped answers back, in the background and in small steps. What it does
 /// not get to goes by its TTL.
-pub(super) async fn sweep(shared: Arc<Shared>, mut queue: mpsc::Receiver<Tag>) {
-    while let Some(tag) = queue.recv().await {
+pub(super) async fn sweep(shared: Arc<Shared>, mut queue: mpsc::Receiver<Sweep>) {
+    while let Some(Sweep { tag, asked }) = queue.recv().await {
+        // Until all have heard, some may write what would have to be swept once more.
+        tokio::time::sleep_until(asked + PERIOD + ROUND).await;
         let Some(link) = shared.link() else { continue };
         if let Err(error) = sweep_model(&shared, link, &tag).await {
             tracing::debug!(%error, "dropped answers are left to their TTL");
