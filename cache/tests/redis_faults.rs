@@ -141,11 +141,13 @@ async fn full() {
     let load = Load::start(&front_end);
     until("writes are refused", async || front_end.redis().write_errors > 100).await;
     load.goes_on().await;
-    let full = front_end.redis();
     // What is in it can still be read.
-    assert!(!full.circuit_open, "{full:?}");
-    assert_eq!(front_end.ask(call(10_000)).await.outputs, kept.outputs);
-    assert!(front_end.redis().hits > 0);
+    until("it is a hit", async || {
+        let got = front_end.ask(call(10_000)).await;
+        assert_eq!(got.outputs, kept.outputs);
+        got.cached
+    })
+    .await;
     // A drop holds, and frees what would not be told otherwise.
     front_end.layer.drop_model(&ModelId::new("m", "1")).await;
     assert!(!front_end.ask(call(10_000)).await.cached);

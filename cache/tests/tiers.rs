@@ -243,3 +243,22 @@ async fn every_key_has_a_time_to_live() {
         assert!(ttl > 0, "{}", String::from_utf8_lossy(&name));
     }
 }
+
+/// What queues while a pipeline is out is the next pipeline, look-ups and writes alike.
+#[tokio::test]
+async fn what_waits_goes_together() {
+    let redis = RedisServer::start();
+    let front_end = FrontEnd::redis_alone(&redis.url()).await;
+    let number = |name: &str| {
+        let said = redis.say(&["info", "stats"]);
+        let line = said.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().parse::<u64>().unwrap()
+    };
+    let before = (number("total_commands_processed"), number("total_reads_processed"));
+    futures::future::join_all((0..500).map(|n| front_end.ask(call(n)))).await;
+    front_end.written(500).await;
+    let commands = number("total_commands_processed") - before.0;
+    let reads = number("total_reads_processed") - before.1;
+    assert!(commands >= 1_000, "{commands}");
+    assert!(reads < commands / 10, "{commands} commands in {reads} reads");
+}
