@@ -70,7 +70,7 @@ async fn metrics(State(face): State<Face>) -> impl IntoResponse {
 async fn sample(face: &Face) {
     let sampled = &face.metrics.sampled;
     sampled.containers(&face.models.containers());
-    sampled.cache(&face.cache.stats());
+    sampled.cache.sample(&face.cache.stats());
     for served in face.applications.list() {
         // An application whose models are not known yet has no weights.
         let Ok(selector) = face.applications.selector(&served).await else { continue };

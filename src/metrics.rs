@@ -4,10 +4,7 @@
 //! atomics alone. What the layers below count is read from them when Prometheus asks.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -23,6 +20,10 @@ use prometheus_client::{
 };
 use skysail_containers::{BatchObserver, BatchReport, DropReason};
 use skysail_selection::{Status, query::Acknowledgement};
+
+use self::cache::CacheMetrics;
+
+mod cache;
 
 /// By which door a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +96,6 @@ struct ArmLabels {
     arm: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TierLabels {
-    tier: &'static str,
-}
-
 type Seconds = Family<StageLabels, Histogram, fn() -> Histogram>;
 type Rows = Family<ReplicaLabels, Histogram, fn() -> Histogram>;
 type RequestSeconds = Family<ApplicationLabels, Histogram, fn() -> Histogram>;
@@ -128,11 +124,7 @@ pub(crate) struct Sampled {
     live_replicas: Family<VersionLabels, Gauge>,
     feasible: Family<ReplicaLabels, Gauge>,
     weight: Family<ArmLabels, Gauge<f64, AtomicU64>>,
-    cache_hits: Family<TierLabels, Counter>,
-    cache_misses: Family<TierLabels, Counter>,
-    cache_joins: Family<TierLabels, Counter>,
-    cache_evictions: Family<TierLabels, Counter>,
-    cache_bytes: Family<TierLabels, Gauge>,
+    pub(crate) cache: CacheMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -337,15 +329,7 @@ impl Sampled {
             self.feasible.clone(),
         );
         registry.register("selection_weight", "Normalised weight of an arm", self.weight.clone());
-        registry.register("cache_hits", "Look-ups answered", self.cache_hits.clone());
-        registry.register("cache_misses", "Look-ups not answered", self.cache_misses.clone());
-        registry.register("cache_joins", "Look-ups that joined a call", self.cache_joins.clone());
-        registry.register(
-            "cache_evictions",
-            "Entries given up for room",
-            self.cache_evictions.clone(),
-        );
-        registry.register("cache_bytes", "Accounted bytes", self.cache_bytes.clone());
+        self.cache.register(registry);
     }
 
     pub(crate) fn containers(&self, containers: &[skysail_containers::ContainerInfo]) {
@@ -372,19 +356,5 @@ impl Sampled {
     pub(crate) fn weight(&self, application: &str, arm: &str, weight: f64) {
         let labels = ArmLabels { application: application.to_owned(), arm: arm.to_owned() };
         self.weight.get_or_create(&labels).set(weight);
-    }
-
-    pub(crate) fn cache(&self, stats: &skysail_cache::CacheStats) {
-        let tier = TierLabels { tier: "embedded" };
-        // They only rise where they are counted, so what is shown only rises, too.
-        let copy = |family: &Family<TierLabels, Counter>, value: u64| {
-            family.get_or_create(&tier).inner().store(value, Ordering::Relaxed);
-        };
-        copy(&self.cache_hits, stats.hits);
-        copy(&self.cache_misses, stats.misses);
-        copy(&self.cache_joins, stats.joins);
-        copy(&self.cache_evictions, stats.store.evictions);
-        let bytes = i64::try_from(stats.store.bytes).unwrap_or(i64::MAX);
-        self.cache_bytes.get_or_create(&tier).set(bytes);
     }
 }

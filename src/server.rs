@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use skysail_cache::{CacheLayer, EmbeddedCache};
+use skysail_cache::{CacheLayer, RedisOptions, TieredCache};
 use skysail_containers::{Models, init_onnx_runtime};
 use skysail_proto::pb::{
     self,
@@ -74,7 +74,7 @@ impl Server {
             models.pin(&model, &version);
         }
         registrations::restore(&models, &state).await?;
-        let cache = CacheLayer::new(EmbeddedCache::new(config.cache_bytes));
+        let cache = CacheLayer::new(open_cache(&config)?);
         let parts = Parts {
             stack: stack::models(&cache, &models),
             models: models.clone(),
@@ -166,6 +166,15 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<DecisionLogFile>> {
     let options = record::Options { sync: config.sync, ..record::Options::default() };
     let log = DecisionLogFile::open(&config.data_dir.join("decisions"), options)?;
     Ok(Arc::new(log))
+}
+
+/// Does not wait for Redis: where it is not there, predictions go on without it.
+fn open_cache(config: &Config) -> anyhow::Result<TieredCache> {
+    let Some(addresses) = config.redis_cache.clone() else {
+        return Ok(TieredCache::embedded(config.cache_bytes));
+    };
+    let options = RedisOptions { addresses, ttl: config.redis_ttl, budget: config.redis_budget };
+    Ok(TieredCache::with_redis(config.cache_bytes, &options)?)
 }
 
 async fn load_models(models: &Models, config: &Config) -> anyhow::Result<()> {

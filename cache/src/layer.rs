@@ -7,7 +7,7 @@ use tower::Layer;
 
 use crate::{
     CacheService, CacheStats, PredictionCache, service::Shared, stats::Counters,
-    store::embedded::EmbeddedCache,
+    store::tiered::TieredCache,
 };
 
 /// Puts a prediction cache over a service of models.
@@ -15,7 +15,7 @@ use crate::{
 /// All clones, and all services made by them, share one store and its flights: keep a clone to
 /// read counters and to drop a model's answers.
 #[derive(Debug)]
-pub struct CacheLayer<P = EmbeddedCache> {
+pub struct CacheLayer<P = TieredCache> {
     shared: Arc<Shared<P>>,
 }
 

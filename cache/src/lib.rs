@@ -14,6 +14,8 @@
 //!   safe)
 //! - [`store`]: [`PredictionCache`], the seam to where answers are kept
 //! - [`store::embedded`]: [`EmbeddedCache`], in this process, bounded by accounted bytes
+//! - [`store::redis`]: [`RedisTier`], in a Redis that front ends share; its loss is a miss
+//! - [`store::tiered`]: [`TieredCache`], the first in front of the second
 //! - `single_flight`: equal misses run once; who shares an outcome and who queues again
 //! - [`service`], [`layer`]: [`CacheService`] and [`CacheLayer`]
 //! - [`stats`]: what the cache counts
@@ -37,5 +39,10 @@ pub mod store;
 pub use key::CacheKey;
 pub use layer::CacheLayer;
 pub use service::{CacheFuture, CacheService};
-pub use stats::{CacheStats, StoreStats};
-pub use store::{Fill, Generation, Kept, Lookup, PredictionCache, embedded::EmbeddedCache};
+pub use stats::{CacheStats, RedisStats, StoreStats};
+pub use store::{
+    Fill, Generation, Kept, Lookup, PredictionCache,
+    embedded::EmbeddedCache,
+    redis::{RedisAddressError, RedisAddresses, RedisOptions, RedisTier},
+    tiered::TieredCache,
+};

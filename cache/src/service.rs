@@ -17,7 +17,7 @@ use crate::{
     CacheKey, Fill, Kept, Lookup, PredictionCache,
     single_flight::{Boarding, Booking, Departure, Flights, Seat, kept_reply},
     stats::Counters,
-    store::embedded::EmbeddedCache,
+    store::tiered::TieredCache,
 };
 
 /// Answers from the store, or lets the service below answer once for all who ask the same.
@@ -25,7 +25,7 @@ use crate::{
 /// Always ready, whatever the service below is: a hit must not wait for a busy model. What is sent
 /// down goes to a clone of that service, once the clone is ready.
 #[derive(Debug)]
-pub struct CacheService<S, P = EmbeddedCache> {
+pub struct CacheService<S, P = TieredCache> {
     inner: S,
     shared: Arc<Shared<P>>,
 }
@@ -74,7 +74,7 @@ where
             return CacheFuture::later(self.inner.clone().oneshot(call));
         };
         let key = CacheKey::of(&call);
-        let slower = match self.shared.store.lookup(&key, max_age, now()) {
+        let slower = match self.shared.store.lookup(&key, &call.model.id, max_age, now()) {
             Lookup::Hit(kept) => {
                 self.shared.counters.hits.add(1);
                 return CacheFuture::ready(kept);
@@ -126,10 +126,7 @@ impl<P: PredictionCache> Shared<P> {
             max_age: if slower.is_some() { want.max_age } else { Duration::ZERO },
             shun_abandoned: again,
         };
-        let look = || match self.store.lookup(&want.key, want.max_age, now()) {
-            Lookup::Hit(kept) => Some(kept),
-            Lookup::Miss | Lookup::Pending(_) => None,
-        };
+        let look = || self.store.peek(&want.key, want.max_age, now());
         match self.flights.board(booking, look) {
             Boarding::Kept(kept) => Place::Kept(kept),
             Boarding::Joined(seat) => Place::Seat { seat, led: false },
@@ -187,7 +184,7 @@ where
         return result;
     }
     shared.counters.again.add(1);
-    let slower = match shared.store.lookup(&want.key, want.max_age, now()) {
+    let slower = match shared.store.lookup(&want.key, &want.call.model.id, want.max_age, now()) {
         Lookup::Hit(kept) => return Ok(kept_reply(kept)),
         Lookup::Miss => None,
         Lookup::Pending(answer) => Some(answer),

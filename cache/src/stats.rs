@@ -37,6 +37,40 @@ pub struct StoreStats {
     pub evictions: u64,
     /// Answers not kept, since one alone would have taken too much of the bound.
     pub oversized: u64,
+    /// What the shared Redis behind it counts, where there is one.
+    pub redis: Option<RedisStats>,
+}
+
+/// What became of the look-ups in a shared Redis, and of the answers written there:
+/// `hits + misses + timeouts + errors + skipped + corrupt` is the look-ups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RedisStats {
+    /// Answered, young enough.
+    pub hits: u64,
+    /// Redis has no such answer, or one that is too old.
+    pub misses: u64,
+    /// No answer within the budget.
+    pub timeouts: u64,
+    /// Redis refused, or the connection broke.
+    pub errors: u64,
+    /// Not asked, since the circuit was open.
+    pub skipped: u64,
+    /// The value was damaged; it is deleted.
+    pub corrupt: u64,
+    /// Answers written.
+    pub writes: u64,
+    /// Answers not written: the circuit was open, too many waited, or it was above 1 MiB.
+    pub writes_dropped: u64,
+    /// Answers that Redis refused, as a full one does, or that were lost on their way.
+    pub write_errors: u64,
+    /// Whether Redis is not asked now.
+    pub circuit_open: bool,
+    /// Times that began.
+    pub circuit_opened: u64,
+    /// Keys that Redis gave up for room, by its own count.
+    pub evictions: u64,
+    /// Memory that Redis takes, by its own count, which is a few seconds old.
+    pub bytes: u64,
 }
 
 /// The layer's own counters.

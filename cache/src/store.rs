@@ -12,6 +12,8 @@ use skysail_proto::{ModelId, Tensor};
 use crate::{CacheKey, StoreStats};
 
 pub mod embedded;
+pub mod redis;
+pub mod tiered;
 
 /// An answer that was kept.
 #[derive(Clone, Debug)]
@@ -67,8 +69,11 @@ pub struct Fill {
 ///
 /// No method fails: a store that is slow or lost says [`Lookup::Miss`].
 pub trait PredictionCache: Send + Sync + 'static {
-    /// The answer kept for `key`, if it is at most `max_age` old. Must not block.
-    fn lookup(&self, key: &CacheKey, max_age: Duration, now: Instant) -> Lookup;
+    /// The answer at hand for `key`, if it is at most `max_age` old: no slower tier is asked.
+    fn peek(&self, key: &CacheKey, max_age: Duration, now: Instant) -> Option<Kept>;
+
+    /// The answer kept for `key` of `model`, if it is at most `max_age` old. Must not block.
+    fn lookup(&self, key: &CacheKey, model: &ModelId, max_age: Duration, now: Instant) -> Lookup;
 
     /// Keeps an answer, and gives it back in the form to hand on. Must not block: a remote store
     /// writes behind.

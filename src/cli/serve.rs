@@ -23,6 +23,11 @@ pub(super) struct Args {
     /// Where state and decision records live [default: skysail-data].
     #[arg(long, value_name = "DIR", env = "SKYSAIL_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// A Redis that front ends share as a second tier of the prediction cache:
+    /// redis://[user:password@]host[:port][/database], rediss://… for TLS, unix:///path; several
+    /// nodes of a Redis Cluster with commas between them [default: none].
+    #[arg(long, value_name = "URL", env = "SKYSAIL_REDIS_CACHE", hide_env_values = true)]
+    redis_cache: Option<String>,
     /// The ONNX Runtime library [default: looked for beside the program and in the system].
     #[arg(long, value_name = "FILE", env = "SKYSAIL_ONNXRUNTIME")]
     onnxruntime: Option<PathBuf>,
@@ -36,6 +41,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     config.listen = args.listen.unwrap_or(config.listen);
     config.http = args.http.unwrap_or(config.http);
     config.data_dir = args.data_dir.unwrap_or(config.data_dir);
+    if let Some(addresses) = &args.redis_cache {
+        config.redis_cache = Some(addresses.parse().context("--redis-cache")?);
+    }
     config.onnxruntime = args.onnxruntime.or(config.onnxruntime);
     config.ort_dylib_path = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
     // Before anything is acknowledged: a signal that comes while it starts ends it in order, too.

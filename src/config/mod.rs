@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use skysail_cache::{RedisAddresses, RedisOptions};
 use skysail_containers::{BatchStrategy, Device, ModelConfig};
 use skysail_proto::{ModelId, pb::v1};
 
@@ -38,6 +39,12 @@ pub struct Config {
     pub seed: Option<u64>,
     /// Bound of the embedded cache, in accounted bytes.
     pub cache_bytes: u64,
+    /// A Redis that front ends share as a second tier of the cache; `None`: there is none.
+    pub redis_cache: Option<RedisAddresses>,
+    /// How long that Redis keeps an answer, at most.
+    pub redis_ttl: Duration,
+    /// How long a look-up in it may take before it is a miss; at least 1 ms.
+    pub redis_budget: Duration,
     /// The ONNX Runtime library; `None`: look for it.
     pub onnxruntime: Option<PathBuf>,
     /// What `ORT_DYLIB_PATH` says, which other programs that use the library read, too.
@@ -97,6 +104,9 @@ impl Config {
             sync: Sync::Group,
             seed: None,
             cache_bytes: 256 << 20,
+            redis_cache: None,
+            redis_ttl: RedisOptions::TTL,
+            redis_budget: RedisOptions::BUDGET,
             onnxruntime: None,
             ort_dylib_path: None,
             models: Vec::new(),
@@ -143,6 +153,17 @@ impl Config {
                 return Err(value("state.sync", "\"group\" or \"interval\"", other.to_owned()));
             }
         };
+        let cache = raw.cache;
+        let redis_cache = cache.redis.as_deref().map(str::parse::<RedisAddresses>).transpose();
+        // Not what stands there: a password may be in it.
+        let redis_cache = redis_cache
+            .map_err(|error| value("cache.redis", RedisAddresses::EXPECTED, error.why))?;
+        let at_least_1_ms = |field: &str, given: Option<Duration>, default| match given {
+            Some(short) if short < Duration::from_millis(1) => {
+                Err(value(field, "at least 1ms", format!("{short:?}")))
+            }
+            given => Ok(given.unwrap_or(default)),
+        };
         let models =
             raw.model.into_iter().map(|model| model.config(folder)).collect::<Result<_, _>>();
         let models = models.map_err(|(field, expected, got)| value(&field, expected, got))?;
@@ -163,7 +184,14 @@ impl Config {
             data_dir: state.data_dir.unwrap_or(default.data_dir),
             sync,
             seed: state.seed,
-            cache_bytes: raw.cache.capacity_bytes.unwrap_or(default.cache_bytes),
+            cache_bytes: cache.capacity_bytes.unwrap_or(default.cache_bytes),
+            redis_cache,
+            redis_ttl: at_least_1_ms("cache.redis_ttl", cache.redis_ttl, default.redis_ttl)?,
+            redis_budget: at_least_1_ms(
+                "cache.redis_budget",
+                cache.redis_budget,
+                default.redis_budget,
+            )?,
             onnxruntime: server.onnxruntime.map(|path| folder.join(path)),
             ort_dylib_path: None,
             models,

@@ -34,6 +34,11 @@ pub(super) struct Server {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Cache {
     pub(super) capacity_bytes: Option<u64>,
+    pub(super) redis: Option<String>,
+    #[serde(deserialize_with = "duration")]
+    pub(super) redis_ttl: Option<Duration>,
+    #[serde(deserialize_with = "duration")]
+    pub(super) redis_budget: Option<Duration>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,9 @@ listen = "127.0.0.1:0"
 drain = "5s"
 [cache]
 capacity_bytes = 1000
+redis = "redis://:secret@one:1,redis://:secret@two:2"
+redis_ttl = "2h"
+redis_budget = "5ms"
 [state]
 data_dir = "d"
 sync = "interval"
@@ -32,6 +35,10 @@ outputs = { label = "class" }
 fn every_field_arrives() {
     let config = Config::parse(WHOLE, "f.toml", Path::new("/conf")).unwrap();
     assert_eq!(config.drain, Duration::from_secs(5));
+    assert_eq!(config.redis_cache.as_ref().unwrap().to_string(), "one:1,two:2");
+    assert_eq!(config.redis_ttl, Duration::from_secs(7200));
+    assert_eq!(config.redis_budget, Duration::from_millis(5));
+    assert!(!format!("{config:?}").contains("secret"));
     assert_eq!(config.models[0].path, Path::new("/conf/m.onnx"));
     assert_eq!(config.models[0].batch_wait, Duration::from_millis(2));
     let application = &config.applications[0];
@@ -49,12 +56,15 @@ fn what_is_wrong_is_said_with_its_place() {
         ("\"20ms\"", "\"20 parsecs\"", "20 parsecs"),
         ("task = \"classification\"", "task = \"guessing\"", "classification"),
         ("batch = 16", "batch = \"lots\"", "aimd"),
+        ("redis://:secret@two:2", "http://:secret@two:2", "number 2 that is none"),
+        ("\"5ms\"", "\"5us\"", "cache.redis_budget: expected at least 1ms"),
         ("name = \"m\"\n", "name = \"m:n\"\n", "without ':'"),
     ];
     for (from, to, expected) in cases {
         let error = Config::parse(&WHOLE.replace(from, to), "f.toml", Path::new("")).unwrap_err();
         let error = error.to_string();
         assert!(error.starts_with("f.toml: ") && error.contains(expected), "{expected}: {error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }
 

@@ -57,15 +57,29 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it on free ports; `folder` holds its state and outlives it.
     pub(crate) async fn start(config: &str, folder: &Path) -> Self {
-        Self::listening(&["--listen", "127.0.0.1:0"], config, folder).await
+        Self::start_with(config, folder, &[]).await
+    }
+
+    /// With these variables in its environment.
+    pub(crate) async fn start_with(
+        config: &str,
+        folder: &Path,
+        variables: &[(&str, &Path)],
+    ) -> Self {
+        Self::listening(&["--listen", "127.0.0.1:0"], config, folder, variables).await
     }
 
     /// Starts it where the configuration says.
     pub(crate) async fn start_as_configured(config: &str, folder: &Path) -> Self {
-        Self::listening(&[], config, folder).await
+        Self::listening(&[], config, folder, &[]).await
     }
 
-    async fn listening(listen: &[&str], config: &str, folder: &Path) -> Self {
+    async fn listening(
+        listen: &[&str],
+        config: &str,
+        folder: &Path,
+        variables: &[(&str, &Path)],
+    ) -> Self {
         let path = folder.join("skysail.toml");
         std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_skysail"))
@@ -76,6 +90,7 @@ impl Server {
             .arg("--data-dir")
             .arg(folder.join("data"))
             .env("SKYSAIL_LOG", "warn")
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

@@ -12,6 +12,19 @@ use anyhow::{Result, bail};
 use crate::command;
 use crate::setup::only_file;
 
+/// The packages that one depends on by name; alternatives and what these depend on are left out.
+///
+/// # Errors
+/// As [`unpack`], after which it is to be called.
+pub(crate) fn dependencies(package: &str, staging: &Path) -> Result<Vec<String>> {
+    let settings = private_settings(staging)?;
+    let mut cache = Command::new("apt-cache");
+    cache.arg("--config-file").arg(settings).args(["depends", package]);
+    let said = command::output(&mut cache)?;
+    let names = said.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(names.map(str::to_owned).collect())
+}
+
 /// Downloads a package into `staging` and unpacks it there; returns the unpacked tree.
 ///
 /// # Errors

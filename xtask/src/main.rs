@@ -4,7 +4,7 @@
 //!
 //! # Layout
 //!
-//! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`] and
+//! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`], [`redis`] and
 //!   [`python`] each look after one thing, [`apt`] and [`command`] are what they share
 //! - [`checks`]: the list of checks that `cargo xtask test` runs
 //! - [`sizes`]: the size check, one of them
@@ -22,6 +22,7 @@ mod command;
 mod fashion_mnist;
 mod onnxruntime;
 mod python;
+mod redis;
 mod setup;
 mod sizes;
 mod workspace;
@@ -37,9 +38,9 @@ use workspace::Workspace;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup          fetch what is missing: ONNX Runtime, Fashion-MNIST, the Python test client's packages
+  setup          fetch what is missing: ONNX Runtime, Fashion-MNIST, Redis and Python packages for the tests
   demo [ARG]...  set up what the demo needs, build skysail and run `skysail demo ARG...`
-  test [--all]   set up everything, then run every check and test
+  test [--all]   set up everything, then run every check and test; --all: what is slow or large, too
   check-sizes    only the check of file sizes
 
 Everything fetched lies in the cargo target directory, under setup/. Nothing needs root.";

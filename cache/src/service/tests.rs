@@ -13,7 +13,7 @@ use tower::{BoxError, Layer, util::MapErr};
 use tower_test::mock::{self, Handle, Mock, SendResponse};
 
 use super::*;
-use crate::{CacheLayer, CacheStats, Generation, StoreStats, stats::Counter};
+use crate::{CacheLayer, CacheStats, EmbeddedCache, Generation, StoreStats, stats::Counter};
 
 type Inner = MapErr<Mock<ModelCall, ModelReply>, fn(BoxError) -> PredictError>;
 
@@ -465,7 +465,11 @@ struct Remote {
 }
 
 impl PredictionCache for Remote {
-    fn lookup(&self, _: &CacheKey, max_age: Duration, now: Instant) -> Lookup {
+    fn peek(&self, _: &CacheKey, _: Duration, _: Instant) -> Option<Kept> {
+        None
+    }
+
+    fn lookup(&self, _: &CacheKey, _: &ModelId, max_age: Duration, now: Instant) -> Lookup {
         let knows = self.knows.filter(|(_, age)| *age <= max_age);
         let kept = knows.map(|(value, age)| Kept {
             outputs: reply(value).outputs,

@@ -164,15 +164,16 @@ fn accounted_bytes(outputs: &[Tensor]) -> u64 {
 }
 
 impl PredictionCache for EmbeddedCache {
-    fn lookup(&self, key: &CacheKey, max_age: Duration, now: Instant) -> Lookup {
-        match self.entries.get(key) {
-            Some(entry) if now.saturating_duration_since(entry.at) <= max_age => {
-                Lookup::Hit(Kept { outputs: entry.outputs, at: entry.at })
-            }
-            // One that is too old stays: it may be young enough for another application, and the
-            // miss that it causes here will replace it.
-            _ => Lookup::Miss,
-        }
+    fn peek(&self, key: &CacheKey, max_age: Duration, now: Instant) -> Option<Kept> {
+        // One that is too old stays: it may be young enough for another application, and the
+        // miss that it causes here will replace it.
+        let entry = self.entries.get(key)?;
+        let young = now.saturating_duration_since(entry.at) <= max_age;
+        young.then_some(Kept { outputs: entry.outputs, at: entry.at })
+    }
+
+    fn lookup(&self, key: &CacheKey, _: &ModelId, max_age: Duration, now: Instant) -> Lookup {
+        self.peek(key, max_age, now).map_or(Lookup::Miss, Lookup::Hit)
     }
 
     fn insert(&self, fill: Fill, now: Instant) -> Arc<[Tensor]> {
@@ -223,6 +224,7 @@ impl PredictionCache for EmbeddedCache {
             insertions: self.insertions.get(),
             evictions: self.evictions.get(),
             oversized: self.oversized.get(),
+            redis: None,
         }
     }
 }
