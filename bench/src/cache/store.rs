@@ -66,12 +66,12 @@ fn measure_with(bound: u64, repeats: usize, lookups: u64) -> Store {
 }
 
 fn hit_ns(store: &EmbeddedCache, lookups: u64, now: Instant) -> f64 {
-    let max_age = Duration::from_secs(3600);
+    let (max_age, model) = (Duration::from_secs(3600), ModelId::new("digits", "1"));
     let begun = Instant::now();
     for count in 0..lookups {
         // A stride through the entries, so that they do not lie in the nearest cache line.
         let key = key(count.wrapping_mul(7_919) % ENTRIES);
-        black_box(store.lookup(&key, max_age, now));
+        black_box(store.lookup(&key, &model, max_age, now));
     }
     begun.elapsed().as_secs_f64() * 1e9 / lookups as f64
 }
