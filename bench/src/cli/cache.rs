@@ -25,6 +25,9 @@ pub struct CacheArgs {
     /// Its configuration: one cheap model behind one application.
     #[arg(long, value_name = "FILE", default_value = "bench/scenarios/one-model.toml")]
     config: PathBuf,
+    /// Folder of bin/redis-server, as `cargo xtask setup` lays it out.
+    #[arg(long, value_name = "DIR", default_value = "target/setup/redis")]
+    redis: PathBuf,
     /// Distinct inputs of the sweep.
     #[arg(long, value_name = "N", default_value_t = 2_000)]
     popular: usize,
@@ -49,6 +52,7 @@ impl CacheArgs {
         let settings = Settings {
             skysail: self.skysail.unwrap_or_else(|| program.with_file_name("skysail")),
             config: self.config,
+            redis: self.redis,
             program,
             repeats: self.repeats.unwrap_or_else(|| self.common.choose(3, 5, 10)),
             block: self.block.unwrap_or(Duration::from_secs(seconds)),
