@@ -29,30 +29,28 @@ impl Catalogue {
     pub(super) fn add(&mut self, model: Arc<Model>) {
         let id = model.version.id.clone();
         self.arms.insert(id.to_string().into(), Arc::clone(&model.version));
-        let named = self.named(&id);
-        if !named.versions.contains(&id) {
-            named.versions.push(id.clone());
-        }
-        if named.current == id {
-            self.arms.insert(Arc::clone(&id.name), Arc::clone(&model.version));
+        self.name(&id);
+        for named in self.names.iter_mut().filter(|named| named.name == id.name) {
+            if !named.versions.contains(&id) {
+                named.versions.push(id.clone());
+            }
+            if named.current == id {
+                self.arms.insert(Arc::clone(&id.name), Arc::clone(&model.version));
+            }
         }
         self.models.insert(id, model);
     }
 
-    /// The entry of a name; a new one stands for that version.
-    fn named(&mut self, id: &ModelId) -> &mut Named {
-        let at = self.names.iter().position(|named| named.name == id.name);
-        let at = at.unwrap_or_else(|| {
+    /// Makes an entry for a name that has none; it stands for that version.
+    fn name(&mut self, id: &ModelId) {
+        if !self.names.iter().any(|named| named.name == id.name) {
             self.names.push(Named {
                 name: Arc::clone(&id.name),
                 versions: Vec::new(),
                 current: id.clone(),
                 pinned: false,
             });
-            self.names.len() - 1
-        });
-        // It was found or added just now.
-        &mut self.names[at]
+        }
     }
 
     /// That very object serves its version.
@@ -76,8 +74,10 @@ impl Catalogue {
     /// What a bare name stands for once that version is there.
     pub(super) fn pin(&mut self, id: ModelId) {
         let model = self.models.get(&id).map(|model| Arc::clone(&model.version));
-        let named = self.named(&id);
-        (named.current, named.pinned) = (id.clone(), true);
+        self.name(&id);
+        for named in self.names.iter_mut().filter(|named| named.name == id.name) {
+            (named.current, named.pinned) = (id.clone(), true);
+        }
         match model {
             Some(version) => self.arms.insert(id.name, version),
             None => self.arms.remove(&id.name),
