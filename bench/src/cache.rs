@@ -17,9 +17,11 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    load::{Pace, Plan},
     overhead::{self, Overhead},
     process::ServerProcess,
     report::{Bar, Limit, figure, print_bars},
+    target::{Api, TargetConfig},
     workload::Workload,
 };
 
@@ -102,6 +104,27 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Cache
     let lost = redis::measure(settings, workload)?;
     let store = store::measure(settings.store_bytes, settings.repeats);
     Ok(Cache { cost, store, lost, sweep, notes: NOTES.to_vec() })
+}
+
+/// A block over one stream.
+fn plan(settings: &Settings, workload: Workload, server: &ServerProcess, pace: Pace) -> Plan {
+    Plan {
+        target: TargetConfig {
+            server: server.address.clone(),
+            api: Api::PredictStream,
+            connections: 1,
+            streams: 1,
+        },
+        workload,
+        pace,
+        warm_up: settings.block / 5,
+        duration: settings.block,
+        drain: Duration::from_secs(2),
+        objective: Duration::from_secs(1),
+        max_in_flight: 20_000,
+        server_pid: Some(server.pid()),
+        threads: settings.threads,
+    }
 }
 
 impl Cache {

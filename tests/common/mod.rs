@@ -47,8 +47,29 @@ policy = { name = "exp3" }
 links = [{ model = "a" }]
 "#;
 
+/// A process that a test signals and ends; it is killed when this is dropped.
+struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
+        kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    /// Kills it at once, as `kill -9` does.
+    async fn kill(mut self) {
+        self.0.kill().await.unwrap();
+    }
+
+    /// Waits for its end and says whether that was a good one.
+    async fn ended(mut self) -> bool {
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.0.wait()).await;
+        ended.expect("it did not end").unwrap().success()
+    }
+}
+
 pub(crate) struct Server {
-    child: Child,
+    process: Process,
     pub(crate) grpc: String,
     pub(crate) http: String,
     pub(crate) channel: Channel,
@@ -106,7 +127,7 @@ impl Server {
         let (grpc, http) = (address("grpc="), address("http="));
         let endpoint = Endpoint::from_shared(format!("http://{grpc}")).unwrap();
         let channel = endpoint.connect().await.unwrap();
-        Self { child, grpc, http, channel }
+        Self { process: Process(child), grpc, http, channel }
     }
 
     pub(crate) fn prediction(&self) -> PredictionClient<Channel> {
@@ -145,25 +166,23 @@ impl Server {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id().unwrap()
+        self.process.0.id().unwrap()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
-        kill_process(pid.unwrap(), signal).unwrap();
+        self.process.signal(signal);
     }
 
     /// Kills it at once, as `kill -9` does.
-    pub(crate) async fn kill(mut self) {
-        self.child.kill().await.unwrap();
+    pub(crate) async fn kill(self) {
+        self.process.kill().await;
     }
 
     /// Ends it in order and says whether it ended well.
-    pub(crate) async fn stop(mut self) -> bool {
+    pub(crate) async fn stop(self) -> bool {
         self.signal(Signal::TERM);
         drop(self.channel);
-        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
-        ended.expect("it did not end").unwrap().success()
+        self.process.ended().await
     }
 
     /// What `/metrics` says, summed over the lines that begin with `start`.
@@ -185,7 +204,7 @@ impl Server {
 
 /// A `skysail container` in a process of its own.
 pub(crate) struct Container {
-    child: Child,
+    process: Process,
     pub(crate) address: String,
 }
 
@@ -206,7 +225,7 @@ impl Container {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let ready = lines.next_line().await.unwrap().expect("the container did not start");
         let address = ready.strip_prefix("ready grpc=").expect(&ready).to_owned();
-        Self { child, address }
+        Self { process: Process(child), address }
     }
 
     pub(crate) fn command(
@@ -226,19 +245,17 @@ impl Container {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().unwrap()));
-        kill_process(pid.unwrap(), signal).unwrap();
+        self.process.signal(signal);
     }
 
-    pub(crate) async fn kill(mut self) {
-        self.child.kill().await.unwrap();
+    pub(crate) async fn kill(self) {
+        self.process.kill().await;
     }
 
     /// Ends it in order and says whether it ended well.
-    pub(crate) async fn stop(mut self) -> bool {
+    pub(crate) async fn stop(self) -> bool {
         self.signal(Signal::TERM);
-        let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
-        ended.expect("it did not end").unwrap().success()
+        self.process.ended().await
     }
 }
 

@@ -12,12 +12,11 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::Settings;
+use super::{Settings, plan};
 use crate::{
     arrivals::{Arrivals, Shape},
-    load::{Block, Pace, Plan, run},
+    load::{Block, Pace, run},
     process::ServerProcess,
-    target::{Api, TargetConfig},
     workload::Workload,
 };
 
@@ -99,24 +98,9 @@ impl Blocks<'_> {
     fn run(&mut self, server: &ServerProcess, repeat: u64) -> anyhow::Result<Block> {
         self.sent += 1;
         let seed = self.settings.seed.wrapping_add(repeat);
-        run(Plan {
-            target: TargetConfig {
-                server: server.address.clone(),
-                api: Api::PredictStream,
-                connections: 1,
-                streams: 1,
-            },
-            workload: self.workload.with(0, self.sent << 32),
-            pace: Pace::Open(Box::new(Arrivals::new(Shape::Poisson, RATE, 1.0, seed)?)),
-            warm_up: self.settings.block / 5,
-            duration: self.settings.block,
-            drain: Duration::from_secs(2),
-            objective: Duration::from_secs(1),
-            max_in_flight: 20_000,
-            server_pid: Some(server.pid()),
-            threads: self.settings.threads,
-        })
-        .context("with a Redis that fails")
+        let pace = Pace::Open(Box::new(Arrivals::new(Shape::Poisson, RATE, 1.0, seed)?));
+        let workload = self.workload.with(0, self.sent << 32);
+        run(plan(self.settings, workload, server, pace)).context("with a Redis that fails")
     }
 }
 

@@ -1,16 +1,13 @@
 //! Throughput by the share of hits.
 
-use std::time::Duration;
-
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{DEPTH, Settings};
+use super::{DEPTH, Settings, plan};
 use crate::{
-    load::{Block, Pace, Plan, run},
+    load::{Block, Pace, run},
     process::ServerProcess,
     report::median,
-    target::{Api, TargetConfig},
     workload::Workload,
 };
 
@@ -49,7 +46,9 @@ pub(super) fn measure(
             let (Some(share), Some(of)) = (SHARES.get(at), blocks.get_mut(at)) else { continue };
             sent += 1;
             let before = counters(&server.http)?;
-            let block = block(settings, workload.popular(*share, sent << 32), server)?;
+            let asked = workload.popular(*share, sent << 32);
+            let block = run(plan(settings, asked, server, Pace::Closed(DEPTH)))
+                .context("the sweep over hit rates")?;
             let after = counters(&server.http)?;
             let (hits, misses) = (after.0 - before.0, after.1 - before.1);
             of.push((block, hits / (hits + misses).max(1.0)));
@@ -70,27 +69,6 @@ pub(super) fn measure(
         }
     });
     Ok(steps.collect())
-}
-
-fn block(settings: &Settings, workload: Workload, server: &ServerProcess) -> anyhow::Result<Block> {
-    run(Plan {
-        target: TargetConfig {
-            server: server.address.clone(),
-            api: Api::PredictStream,
-            connections: 1,
-            streams: 1,
-        },
-        workload,
-        pace: Pace::Closed(DEPTH),
-        warm_up: settings.block / 5,
-        duration: settings.block,
-        drain: Duration::from_secs(2),
-        objective: Duration::from_secs(1),
-        max_in_flight: 20_000,
-        server_pid: Some(server.pid()),
-        threads: settings.threads,
-    })
-    .context("the sweep over hit rates")
 }
 
 /// Hits and misses so far, of all tiers.

@@ -279,8 +279,6 @@ impl<'a> Session<'a> {
                     replica.learn(self.target.probe.rows(), tried.took, Instant::now());
                 }
                 if !replica.is_live() {
-                    // What was passed on is not waited for.
-                    replica.forget_given_away();
                     self.ready();
                 }
                 None
@@ -312,6 +310,8 @@ impl<'a> Session<'a> {
     }
 
     fn ready(&self) {
+        // What was passed on is not waited for, or it would be overdue once more.
+        self.replica.forget_given_away();
         self.replica.set_state(ContainerState::Ready, "");
         self.model.wake_all();
     }
