@@ -62,7 +62,8 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
     let mut policy_parameters: Vec<_> = policy.parameters.into_iter().collect();
     policy_parameters.sort_by(|a, b| a.0.cmp(&b.0));
     let arm_names: Vec<_> = arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
-    Policy::new(&policy.name, &policy_parameters, &arm_names)
+    let features = wire.context_features_dim as usize;
+    Policy::new(&policy.name, &policy_parameters, &arm_names, features)
         .map_err(|error| PredictError::invalid(format!("application '{name}': {error}")))?;
     let application = Application {
         name: name.into(),

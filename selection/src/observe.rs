@@ -156,7 +156,7 @@ fn takes(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
         return Ok(());
     }
     let takes =
-        |name: &&str| Policy::new(name, &[], &[]).is_ok_and(|policy| policy.takes_rewards());
+        |name: &&str| Policy::new(name, &[], &[], 0).is_ok_and(|policy| policy.takes_rewards());
     let able: Vec<_> = KNOWN_POLICIES.into_iter().filter(takes).collect();
     let error = format!(
         "policy '{}' of application '{}' cannot learn from a reward; send a label, or use a policy \

@@ -39,10 +39,29 @@ pub struct LiveArm<'a> {
     pub live: bool,
     /// Share of the recent times it was asked in which it answered in time, in (0, 1].
     pub availability: f64,
+    /// Queries that chose it and have no feedback yet; 0 unless the policy
+    /// [counts them](SelectionPolicy::counts_pending).
+    pub pending: u64,
 }
 
 /// All arms of the application, in its order, the masked ones too.
 pub type ArmSet<'a> = [LiveArm<'a>];
+
+/// What a policy selects for.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// Every arm.
+    pub arms: &'a ArmSet<'a>,
+    /// The query's context features: as many as the application declares, or none.
+    pub features: &'a [f32],
+}
+
+/// What selecting needs of a state and is dear to compute: made once per state and set of live
+/// arms, off the path of a query. Only the policy that made it reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared(
+    #[expect(dead_code, reason = "the policies that prepare come next")] Option<Arc<Vec<f64>>>,
+);
 
 /// What a policy chose. Vectors are by the place in the [`ArmSet`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,8 +100,25 @@ pub trait SelectionPolicy {
     /// capped, so that it starts warm and still moves.
     fn prior(&self, application: &State) -> State;
 
-    /// Draws.
-    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection;
+    /// Whether it wants to know how many queries of each arm are without feedback. One that is
+    /// deterministic does, since it would choose one arm until the first feedback arrives.
+    fn counts_pending(&self) -> bool {
+        false
+    }
+
+    /// What [`select`](Self::select) will need for this state while these arms are live.
+    fn prepare(&self, _state: &State, _arms: &ArmSet<'_>) -> Prepared {
+        Prepared::default()
+    }
+
+    /// Draws. `prepared` is of this state and these live arms.
+    fn select(
+        &self,
+        state: &State,
+        prepared: &Prepared,
+        situation: &Situation<'_>,
+        rng: &mut dyn Rng,
+    ) -> Selection;
 
     /// Weights by place, normalised over all of `arms`, masked or not.
     fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64>;
@@ -113,7 +149,8 @@ pub enum Policy {
 pub const KNOWN_POLICIES: [&str; 3] = [Static::NAME, Exp3::NAME, Hedge::NAME];
 
 impl Policy {
-    /// The policy `name` over `arms`, with `parameters` in place of its defaults.
+    /// The policy `name` over `arms`, with `parameters` in place of its defaults, for contexts of
+    /// so many features (0: none).
     ///
     /// # Errors
     ///
@@ -123,6 +160,7 @@ impl Policy {
         name: &str,
         parameters: &[(String, f64)],
         arms: &[Arc<str>],
+        _features: usize,
     ) -> Result<Self, PolicyError> {
         match name {
             Static::NAME => Static::new(parameters, arms).map(Self::Static),
@@ -130,6 +168,11 @@ impl Policy {
             Hedge::NAME => Hedge::new(parameters, arms).map(Self::Hedge),
             _ => Err(PolicyError::UnknownPolicy { name: name.into() }),
         }
+    }
+
+    /// Prepares and draws in one: for replays and simulations.
+    pub fn draw(&self, state: &State, situation: &Situation<'_>, rng: &mut dyn Rng) -> Selection {
+        self.select(state, &self.prepare(state, situation.arms), situation, rng)
     }
 
     fn inner(&self) -> &dyn SelectionPolicy {
@@ -174,8 +217,22 @@ impl SelectionPolicy for Policy {
         self.inner().prior(application)
     }
 
-    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection {
-        self.inner().select(state, arms, rng)
+    fn counts_pending(&self) -> bool {
+        self.inner().counts_pending()
+    }
+
+    fn prepare(&self, state: &State, arms: &ArmSet<'_>) -> Prepared {
+        self.inner().prepare(state, arms)
+    }
+
+    fn select(
+        &self,
+        state: &State,
+        prepared: &Prepared,
+        situation: &Situation<'_>,
+        rng: &mut dyn Rng,
+    ) -> Selection {
+        self.inner().select(state, prepared, situation, rng)
     }
 
     fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64> {

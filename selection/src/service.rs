@@ -2,6 +2,7 @@
 
 mod availability;
 mod gather;
+mod pending;
 mod plan;
 mod refusal;
 mod seal;
@@ -94,8 +95,13 @@ impl<M> Selector<M> {
         instance: [u8; 3],
     ) -> Result<Self, OpenError> {
         let arms: Vec<_> = application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
-        let policy = Policy::new(&application.policy_name, &application.policy_parameters, &arms)?;
-        let states = States::open(&application.name, &policy, store.as_ref()).await?;
+        let policy = Policy::new(
+            &application.policy_name,
+            &application.policy_parameters,
+            &arms,
+            application.context_features_dim,
+        )?;
+        let states = States::open(&application, policy.clone(), store.as_ref()).await?;
         let shared = Shared {
             plan: Plan::new(&application),
             availability: Availability::new(arms.len()),
@@ -212,6 +218,7 @@ where
         }
         let slot = shared.slot_of(&query.context_id);
         let decision = shared.decide(&query, &slot);
+        let waiting = decision.wait_for_feedback(&slot, query.inputs.rows());
         let calls = shared.plan.calls(&decision, &query, &shared.application);
         let asked = calls.into_iter().map(|call| {
             let models = self.models.clone();
@@ -221,6 +228,9 @@ where
         let replies = gather(asked, query.deadline).await;
         let (prediction, record) = shared.seal(query, &slot, decision, replies)?;
         shared.log.append(record);
+        if let Some(waiting) = waiting {
+            waiting.keep();
+        }
         Ok(prediction)
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, thread};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use skysail_selection::{
     ArmRecord, DecisionId, DecisionRecord, Label, Outcome, RowRecord,
-    policy::{LiveArm, Observation, Policy, SelectionPolicy},
+    policy::{LiveArm, Observation, Policy, SelectionPolicy, Situation},
 };
 
 const MEANS: [f64; 5] = [0.6, 0.5, 0.5, 0.45, 0.4];
@@ -21,7 +21,7 @@ fn arms() -> Vec<Arc<str>> {
 
 fn policy(name: &str, parameters: &[(&str, f64)]) -> Policy {
     let parameters: Vec<_> = parameters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
-    Policy::new(name, &parameters, &arms()).expect("the tests know the parameters")
+    Policy::new(name, &parameters, &arms(), 0).expect("the tests know the parameters")
 }
 
 fn record(arms: &[Arc<str>]) -> DecisionRecord {
@@ -53,12 +53,15 @@ type Draw<'a> = dyn Fn(usize, &mut dyn Rng) -> [f64; 5] + Sync + 'a;
 fn run(policy: &Policy, seed: u64, draw: &Draw<'_>, regret: &mut dyn FnMut(&[f64], &[f64; 5])) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let names = arms();
-    let live: Vec<_> =
-        names.iter().map(|arm| LiveArm { arm, live: true, availability: 1.0 }).collect();
+    let live: Vec<_> = names
+        .iter()
+        .map(|arm| LiveArm { arm, live: true, availability: 1.0, pending: 0 })
+        .collect();
     let mut record = record(&names);
     let mut state = policy.init();
     for query in 0..QUERIES {
-        let selection = policy.select(&state, &live, &mut rng);
+        let situation = Situation { arms: &live, features: &[] };
+        let selection = policy.draw(&state, &situation, &mut rng);
         let losses = draw(query, &mut rng);
         // A single-arm policy pays for the arm that it drew, hedge for its weights.
         let mut played = vec![0.0; 5];

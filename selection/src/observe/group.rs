@@ -7,6 +7,7 @@ use std::{
 
 use super::applier::{Job, RowSettled, Settled, Told};
 use crate::{
+    ArmRecord, Outcome,
     policy::{Observation, SelectionPolicy, State},
     service::{Shared, Slot, Snapshot, now_ms},
     store::{Commit, CommitOutcome, Mark, StoreError},
@@ -51,6 +52,7 @@ pub(super) async fn apply(shared: &Shared, slot: &Slot, mut jobs: Vec<Job>) {
         match attempt(shared, slot, &jobs, &mut ids, &mut moved, tries == 0).await {
             Ok(Some(settled)) => {
                 for (job, settled) in jobs.into_iter().zip(settled) {
+                    no_longer_pending(shared, slot, &job, &settled);
                     job.settle(Ok(settled));
                 }
                 return;
@@ -115,6 +117,20 @@ async fn attempt(
     }
 }
 
+/// The arms that were asked wait no longer for the feedback of the rows that were marked now.
+fn no_longer_pending(shared: &Shared, slot: &Slot, job: &Job, settled: &Settled) {
+    let Some(pending) = slot.pending() else { return };
+    let rows = settled.iter().filter(|row| row.marked).count();
+    for (place, arm) in shared.application.arms.iter().enumerate() {
+        let asked = |known: &&ArmRecord| {
+            known.arm == arm.name && !matches!(known.outcome, Outcome::NotAsked | Outcome::Masked)
+        };
+        if job.record.arms.iter().any(|known| asked(&known)) {
+            pending.settled(place, rows, job.record.time_ms);
+        }
+    }
+}
+
 async fn marks(
     shared: &Shared,
     slot: &Slot,
@@ -168,7 +184,7 @@ fn next(
 fn begin(shared: &Shared, base: &Snapshot) -> State {
     match &base.state {
         Some(state) => State::clone(state),
-        None => shared.policy.prior(&shared.states.current(shared.states.own()).0),
+        None => shared.policy.prior(shared.states.current(shared.states.own()).known()),
     }
 }
 

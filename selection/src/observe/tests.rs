@@ -46,7 +46,7 @@ fn key(context: &str) -> StateKey {
 
 fn policy(fixture: &Fixture) -> Policy {
     let arms: Vec<_> = fixture.application.arms.iter().map(|arm| arm.name.clone()).collect();
-    Policy::new(&fixture.application.policy_name, &[], &arms).unwrap()
+    Policy::new(&fixture.application.policy_name, &[], &arms, 0).unwrap()
 }
 
 async fn stored(fixture: &Fixture, context: &str) -> State {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{
-    ArmSet, Observation, PolicyError, Selection, SelectionPolicy, State,
+    ArmSet, Observation, PolicyError, Prepared, Selection, SelectionPolicy, Situation, State,
     draw::{live, nobody, normalise, one, softmax, spread},
     floor,
     parameters::{PRIOR_STRENGTH, Parameter, read},
@@ -80,7 +80,14 @@ impl SelectionPolicy for Exp3 {
         application.prior(&self.arms, self.eta, self.prior_strength)
     }
 
-    fn select(&self, state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection {
+    fn select(
+        &self,
+        state: &State,
+        _prepared: &Prepared,
+        situation: &Situation<'_>,
+        rng: &mut dyn Rng,
+    ) -> Selection {
+        let arms = situation.arms;
         let live: Vec<usize> = live(arms).collect();
         if live.is_empty() {
             return nobody(arms.len());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{
-    ArmSet, Observation, PolicyError, Selection, SelectionPolicy, State,
+    ArmSet, Observation, PolicyError, Prepared, Selection, SelectionPolicy, Situation, State,
     draw::{live, nobody, softmax, spread},
     parameters::{PRIOR_STRENGTH, Parameter, read},
     state::{count, scored},
@@ -112,7 +112,14 @@ impl SelectionPolicy for Hedge {
         application.prior(&self.arms, self.eta, self.prior_strength)
     }
 
-    fn select(&self, state: &State, arms: &ArmSet<'_>, _rng: &mut dyn Rng) -> Selection {
+    fn select(
+        &self,
+        state: &State,
+        _prepared: &Prepared,
+        situation: &Situation<'_>,
+        _rng: &mut dyn Rng,
+    ) -> Selection {
+        let arms = situation.arms;
         let chosen: Vec<usize> = live(arms).collect();
         if chosen.is_empty() {
             return nobody(arms.len());

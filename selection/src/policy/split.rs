@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use super::{
-    ArmSet, Observation, PolicyError, Selection, SelectionPolicy, State,
+    ArmSet, Observation, PolicyError, Prepared, Selection, SelectionPolicy, Situation, State,
     draw::{live, nobody, normalise, one, spread},
     parameters::read_weights,
     state::{count, scored},
@@ -57,7 +57,14 @@ impl SelectionPolicy for Static {
         self.init()
     }
 
-    fn select(&self, _state: &State, arms: &ArmSet<'_>, rng: &mut dyn Rng) -> Selection {
+    fn select(
+        &self,
+        _state: &State,
+        _prepared: &Prepared,
+        situation: &Situation<'_>,
+        rng: &mut dyn Rng,
+    ) -> Selection {
+        let arms = situation.arms;
         let live: Vec<usize> = live(arms).collect();
         let mut weights: Vec<f64> =
             live.iter().map(|place| self.weight(arms[*place].arm)).collect();

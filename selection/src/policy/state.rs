@@ -8,13 +8,16 @@ use super::Observation;
 use crate::{DecisionRecord, Outcome};
 
 /// Read first, so that another layout is refused and not misread.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// It had no sums. States of this format are still read.
+const WITHOUT_SUMS: u8 = 1;
 
 /// A log-weight is kept above this, so that differences of log-weights are never NaN.
 const LEAST_LOG_WEIGHT: f64 = -1e12;
 
 /// What is known of one arm. The default is where an arm begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ArmState {
     /// Natural logarithm of its weight; the best linked arm's is 0.
     pub log_weight: f64,
@@ -24,9 +27,27 @@ pub struct ArmState {
     pub observations: u64,
     /// Sum of its losses in those rows.
     pub loss_sum: f64,
+    /// What the policy sums up beside, in an order of its own; empty: nothing yet.
+    pub sums: Vec<f64>,
+    /// What `sums` were before the first observation: empty, or the context's prior.
+    pub prior_sums: Vec<f64>,
 }
 
+/// An arm as it begins.
+static UNKNOWN: ArmState = ArmState::new();
+
 impl ArmState {
+    const fn new() -> Self {
+        Self {
+            log_weight: 0.0,
+            prior_log_weight: 0.0,
+            observations: 0,
+            loss_sum: 0.0,
+            sums: Vec::new(),
+            prior_sums: Vec::new(),
+        }
+    }
+
     /// Its mean loss in the rows that scored it; 0 where none did.
     pub fn mean_loss(&self) -> f64 {
         if self.observations == 0 { 0.0 } else { self.loss_sum / self.observations as f64 }
@@ -67,8 +88,8 @@ impl State {
     }
 
     /// What is known of an arm; the default where nothing is.
-    pub fn arm(&self, arm: &str) -> ArmState {
-        self.place(arm).map(|place| self.arms[place].1).unwrap_or_default()
+    pub fn arm(&self, arm: &str) -> &ArmState {
+        self.place(arm).map_or(&UNKNOWN, |place| &self.arms[place].1)
     }
 
     /// Every arm that it knows of, linked or not.
@@ -81,9 +102,14 @@ impl State {
     #[must_use]
     pub fn beginning(&self) -> Self {
         let begin = |(arm, state): &(Arc<str>, ArmState)| {
-            let log_weight = state.prior_log_weight;
-            let state =
-                ArmState { log_weight, prior_log_weight: log_weight, ..ArmState::default() };
+            let (log_weight, sums) = (state.prior_log_weight, state.prior_sums.clone());
+            let state = ArmState {
+                log_weight,
+                prior_log_weight: log_weight,
+                prior_sums: sums.clone(),
+                sums,
+                ..ArmState::default()
+            };
             (Arc::clone(arm), state)
         };
         Self { arms: self.arms.iter().map(begin).collect() }
@@ -142,7 +168,9 @@ impl State {
 
     pub(super) fn encode(&self, policy: &str) -> Bytes {
         let names: usize = self.arms.iter().map(|(arm, _)| arm.len()).sum();
-        let mut to = BytesMut::with_capacity(16 + policy.len() + names + 36 * self.arms.len());
+        let sums: usize = self.arms.iter().map(|(_, arm)| arm.sums.len()).sum();
+        let room = 16 + policy.len() + names + 44 * self.arms.len() + 16 * sums;
+        let mut to = BytesMut::with_capacity(room);
         to.put_u8(FORMAT);
         put_text(&mut to, policy);
         to.put_u32_le(length(self.arms.len()));
@@ -152,13 +180,15 @@ impl State {
             to.put_f64_le(state.prior_log_weight);
             to.put_u64_le(state.observations);
             to.put_f64_le(state.loss_sum);
+            put_numbers(&mut to, &state.sums);
+            put_numbers(&mut to, &state.prior_sums);
         }
         to.freeze()
     }
 
     pub(super) fn decode(mut from: &[u8]) -> Result<(&str, Self), StateError> {
         let [got] = take(&mut from)?;
-        if got != FORMAT {
+        if !(WITHOUT_SUMS..=FORMAT).contains(&got) {
             return Err(StateError::Format { got });
         }
         let policy = take_text(&mut from)?;
@@ -166,12 +196,17 @@ impl State {
         let mut arms = Vec::new();
         for _ in 0..count {
             let arm = Arc::from(take_text(&mut from)?);
-            let state = ArmState {
+            let mut state = ArmState {
                 log_weight: f64::from_le_bytes(take(&mut from)?),
                 prior_log_weight: f64::from_le_bytes(take(&mut from)?),
                 observations: u64::from_le_bytes(take(&mut from)?),
                 loss_sum: f64::from_le_bytes(take(&mut from)?),
+                ..ArmState::default()
             };
+            if got > WITHOUT_SUMS {
+                state.sums = take_numbers(&mut from)?;
+                state.prior_sums = take_numbers(&mut from)?;
+            }
             arms.push((arm, state));
         }
         let sorted = arms.windows(2).all(|pair: &[(Arc<str>, ArmState)]| pair[0].0 < pair[1].0);
@@ -222,6 +257,22 @@ fn length(count: usize) -> u32 {
 fn put_text(to: &mut BytesMut, text: &str) {
     to.put_u32_le(length(text.len()));
     to.put_slice(text.as_bytes());
+}
+
+fn put_numbers(to: &mut BytesMut, numbers: &[f64]) {
+    to.put_u32_le(length(numbers.len()));
+    for number in numbers {
+        to.put_f64_le(*number);
+    }
+}
+
+fn take_numbers(from: &mut &[u8]) -> Result<Vec<f64>, StateError> {
+    let length = u32::from_le_bytes(take(from)?) as usize;
+    let bytes = length.checked_mul(8).ok_or(StateError::Damaged)?;
+    let (taken, rest) = from.split_at_checked(bytes).ok_or(StateError::Damaged)?;
+    *from = rest;
+    let (numbers, _) = taken.as_chunks();
+    Ok(numbers.iter().map(|number| f64::from_le_bytes(*number)).collect())
 }
 
 fn take<const N: usize>(from: &mut &[u8]) -> Result<[u8; N], StateError> {

@@ -13,11 +13,18 @@ static NAMES: LazyLock<Vec<Arc<str>>> =
 
 fn policy(name: &str, parameters: &[(&str, f64)], arms: usize) -> Policy {
     let parameters: Vec<_> = parameters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
-    Policy::new(name, &parameters, &NAMES[..arms]).unwrap()
+    Policy::new(name, &parameters, &NAMES[..arms], 0).unwrap()
 }
 
 fn all_live(arms: usize) -> Vec<LiveArm<'static>> {
-    NAMES[..arms].iter().map(|arm| LiveArm { arm, live: true, availability: 1.0 }).collect()
+    NAMES[..arms]
+        .iter()
+        .map(|arm| LiveArm { arm, live: true, availability: 1.0, pending: 0 })
+        .collect()
+}
+
+fn draw(policy: &Policy, state: &State, arms: &ArmSet<'_>, rng: &mut SmallRng) -> Selection {
+    policy.draw(state, &Situation { arms, features: &[] }, rng)
 }
 
 fn rng(seed: u64) -> SmallRng {
@@ -56,7 +63,7 @@ fn observe(policy: &Policy, state: &mut State, q: &[f64], losses: &[Option<f64>]
 
 fn message(name: &str, parameters: &[(&str, f64)]) -> String {
     let parameters: Vec<_> = parameters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
-    Policy::new(name, &parameters, &NAMES[..2]).unwrap_err().to_string()
+    Policy::new(name, &parameters, &NAMES[..2], 0).unwrap_err().to_string()
 }
 
 fn close(got: f64, want: f64) {
@@ -89,13 +96,13 @@ fn static_draws_its_weights_and_no_others() {
     let split = policy("static", &[("a", 70.0), ("b", 30.0)], 2);
     let mut arms = all_live(2);
     arms[0].availability = 0.1;
-    let selection = split.select(&split.init(), &arms, &mut rng(1));
+    let selection = draw(&split, &split.init(), &arms, &mut rng(1));
     assert_eq!(selection.q, [0.7, 0.3]);
     assert_eq!(selection.weights, [0.7, 0.3]);
     assert_eq!(selection.chosen.len(), 1);
 
     arms[0].live = false;
-    let selection = split.select(&split.init(), &arms, &mut rng(1));
+    let selection = draw(&split, &split.init(), &arms, &mut rng(1));
     assert_eq!((selection.chosen, selection.q), (vec![1], vec![0.0, 1.0]));
     assert_eq!(split.weights(&split.init(), &arms), [0.7, 0.3]);
 }
@@ -105,14 +112,14 @@ fn where_nobody_may_be_asked_nobody_is() {
     let mut arms = all_live(2);
     arms[0].live = false;
     let split = policy("static", &[("b", 0.0)], 2);
-    assert_eq!(split.select(&split.init(), &arms, &mut rng(1)).chosen, []);
+    assert_eq!(draw(&split, &split.init(), &arms, &mut rng(1)).chosen, []);
     arms[1].live = false;
     for name in KNOWN_POLICIES {
         let policy = policy(name, &[], 2);
-        let selection = policy.select(&policy.init(), &arms, &mut rng(1));
+        let selection = draw(&policy, &policy.init(), &arms, &mut rng(1));
         assert_eq!(selection.chosen, []);
         assert_eq!((selection.q, selection.weights), (vec![0.0; 2], vec![0.0; 2]));
-        assert_eq!(policy.select(&policy.init(), &[], &mut rng(1)), Selection::default());
+        assert_eq!(draw(&policy, &policy.init(), &[], &mut rng(1)), Selection::default());
     }
 }
 
@@ -124,7 +131,7 @@ fn static_counts_and_moves_no_weight() {
     assert!(observe(&split, &mut state, &[0.7, 0.3], &[Some(0.0), None]));
     assert_eq!((state.arm("a").observations, state.arm("b").observations), (2, 0));
     close(state.arm("a").mean_loss(), 0.5);
-    assert_eq!(split.select(&state, &all_live(2), &mut rng(1)).q, [0.7, 0.3]);
+    assert_eq!(draw(&split, &state, &all_live(2), &mut rng(1)).q, [0.7, 0.3]);
 }
 
 #[test]
@@ -166,7 +173,7 @@ fn a_reward_goes_to_the_arms_that_said_so() {
     assert_eq!(state.arm("b").observations, 1);
     assert_eq!(
         state.arm("a"),
-        ArmState { log_weight: state.arm("a").log_weight, ..before.arm("a") }
+        &ArmState { log_weight: state.arm("a").log_weight, ..before.arm("a").clone() }
     );
 }
 
@@ -186,7 +193,7 @@ fn hedge_asks_all_live_arms() {
     let hedge = policy("hedge", &[], 3);
     let mut arms = all_live(3);
     arms[1].live = false;
-    let selection = hedge.select(&hedge.init(), &arms, &mut rng(1));
+    let selection = draw(&hedge, &hedge.init(), &arms, &mut rng(1));
     assert_eq!(selection.chosen, [0, 2]);
     assert_eq!(selection.q, [1.0, 0.0, 1.0]);
     assert_eq!(selection.weights, [0.5, 0.0, 0.5]);
@@ -252,7 +259,7 @@ fn many_updates_neither_overflow_nor_lose_an_arm() {
         for _ in 0..rows {
             policy.observe(&mut state, &decision, 0, Observation::Losses(&losses));
         }
-        let selection = policy.select(&state, &all_live(5), &mut rng(1));
+        let selection = draw(&policy, &state, &all_live(5), &mut rng(1));
         let sum: f64 = selection.weights.iter().sum();
         close(sum, 1.0);
         assert!(selection.weights.iter().all(|weight| weight.is_finite() && *weight > 0.0));
@@ -352,7 +359,7 @@ fn draws_are_those_that_are_recorded() {
         let (mut seen, mut q) = ([0.0; 4], Vec::new());
         let draws = 100_000;
         for _ in 0..draws {
-            let selection = policy.select(&state, &arms, &mut rng);
+            let selection = draw(&policy, &state, &arms, &mut rng);
             seen[selection.chosen[0]] += 1.0;
             q = selection.q;
         }
@@ -453,11 +460,11 @@ proptest! {
         let losses: Vec<_> = losses.into_iter().map(Some).collect();
         observe(&exp3, &mut state, &vec![0.01; count], &losses);
         let arms: Vec<_> = NAMES.iter().zip(&mask).zip(&availability)
-            .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability })
+            .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability, pending: 0 })
             .collect();
         let live = mask.iter().filter(|live| **live).count();
         for policy in [exp3, policy("static", &[], count)] {
-            let selection = policy.select(&state, &arms, &mut rng(seed));
+            let selection = draw(&policy, &state, &arms, &mut rng(seed));
             let least = if policy.name() == "exp3" { floor / live.max(1) as f64 } else { 0.0 };
             for ((q, weight), live) in selection.q.iter().zip(&selection.weights).zip(&mask) {
                 if *live {
@@ -488,11 +495,11 @@ proptest! {
             let losses: Vec<_> = losses.iter().copied().map(Some).collect();
             observe(&policy, &mut state, &vec![0.1; count], &losses);
             let mut arms: Vec<_> = NAMES.iter().zip(&mask).zip(&availability)
-                .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability })
+                .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability, pending: 0 })
                 .collect();
-            let mut before = policy.select(&state, &arms, &mut rng(seed));
+            let mut before = draw(&policy, &state, &arms, &mut rng(seed));
             arms.rotate_left(turn % count);
-            let after = policy.select(&state, &arms, &mut rng(seed));
+            let after = draw(&policy, &state, &arms, &mut rng(seed));
             before.q.rotate_left(turn % count);
             before.weights.rotate_left(turn % count);
             for (x, y) in before.q.iter().zip(&after.q).chain(before.weights.iter().zip(&after.weights)) {

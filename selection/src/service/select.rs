@@ -11,7 +11,7 @@ use skysail_proto::ModelVersion;
 use super::{Shared, Slot, now_ms};
 use crate::{
     DecisionId, Query,
-    policy::{LiveArm, Selection, SelectionPolicy},
+    policy::{LiveArm, Selection, SelectionPolicy, Situation},
     store::Mask,
 };
 
@@ -57,6 +57,44 @@ impl Decision {
     }
 }
 
+/// Rows of a query that wait for feedback. Dropped without [`keep`](Self::keep), they do not:
+/// the query leaves no record by which feedback could find it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    slot: Arc<Slot>,
+    chosen: Vec<usize>,
+    rows: usize,
+    time_ms: u64,
+}
+
+impl Decision {
+    /// `None`: the policy does not count them.
+    pub(super) fn wait_for_feedback(&self, slot: &Arc<Slot>, rows: usize) -> Option<Waiting> {
+        let pending = slot.pending()?;
+        for arm in &self.selection.chosen {
+            pending.asked(*arm, rows, self.time_ms);
+        }
+        let (slot, chosen) = (Arc::clone(slot), self.selection.chosen.clone());
+        Some(Waiting { slot, chosen, rows, time_ms: self.time_ms })
+    }
+}
+
+impl Waiting {
+    /// Until the feedback comes, or its window has passed.
+    pub(super) fn keep(mut self) {
+        self.chosen.clear();
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some(pending) = self.slot.pending() else { return };
+        for arm in &self.chosen {
+            pending.settled(*arm, self.rows, self.time_ms);
+        }
+    }
+}
+
 /// Makes decision ids, and generators out of them.
 #[derive(Debug)]
 pub(super) struct Draw {
@@ -93,19 +131,24 @@ impl Draw {
 
 impl Shared {
     /// The application's arms as a policy sees them.
-    pub(super) fn arm_set(&self, live: impl Fn(usize) -> bool) -> Vec<LiveArm<'_>> {
+    pub(super) fn arm_set(
+        &self,
+        live: impl Fn(usize) -> bool,
+        pending: &[u64],
+    ) -> Vec<LiveArm<'_>> {
         let arms = self.application.arms.iter().enumerate();
         let arm = arms.map(|(place, arm)| LiveArm {
             arm: &arm.name,
             live: live(place),
             availability: self.availability.of(place),
+            pending: pending.get(place).copied().unwrap_or(0),
         });
         arm.collect()
     }
 
     /// Resolves and masks the arms, and draws from the live ones.
     pub(super) fn decide(&self, query: &Query, slot: &Slot) -> Decision {
-        let (state, state_version) = self.states.current(slot);
+        let snapshot = self.states.current(slot);
         let rows = query.inputs.rows();
         let candidate = |name: &str| match self.directory.resolve(name) {
             None => Candidate::Unknown,
@@ -116,11 +159,15 @@ impl Shared {
         };
         let candidates: Vec<_> =
             self.application.arms.iter().map(|arm| candidate(&arm.name)).collect();
-        let set = self.arm_set(|place| candidates[place].is_live());
         let time_ms = now_ms();
+        let pending = slot.pending().map(|pending| pending.rows(time_ms)).unwrap_or_default();
+        let arms = self.arm_set(|place| candidates[place].is_live(), &pending);
         let id = self.draw.id(time_ms, *slot.place());
-        let selection = self.policy.select(&state, &set, &mut self.draw.generator(&id));
-        Decision { id, time_ms, state_version, candidates, selection }
+        let situation = Situation { arms: &arms, features: &query.context_features };
+        let prepared = snapshot.prepared(&self.policy, &arms);
+        let rng = &mut self.draw.generator(&id);
+        let selection = self.policy.select(snapshot.known(), &prepared, &situation, rng);
+        Decision { id, time_ms, state_version: snapshot.version, candidates, selection }
     }
 }
 

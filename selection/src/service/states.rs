@@ -1,7 +1,7 @@
 //! The states in memory: the application's always, those of contexts within a bound.
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -9,10 +9,10 @@ use arc_swap::ArcSwapOption;
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Shared, plan::place};
+use super::{Shared, pending::Pending, plan::place};
 use crate::{
-    SelectionStore,
-    policy::{Policy, SelectionPolicy, State},
+    Application, SelectionStore,
+    policy::{ArmSet, LiveArm, Policy, Prepared, SelectionPolicy, State},
     store::{StateKey, StoreError},
 };
 
@@ -33,6 +33,40 @@ pub(crate) struct Snapshot {
     /// `None`: a context for which nothing was committed under this policy. It uses the
     /// application's.
     pub(crate) state: Option<Arc<State>>,
+    /// For the live arms of the last query that drew from it.
+    prepared: ArcSwapOption<PreparedFor>,
+}
+
+#[derive(Debug)]
+struct PreparedFor {
+    live: Vec<bool>,
+    prepared: Prepared,
+}
+
+impl Snapshot {
+    fn new(epoch: u64, version: u64, state: Option<Arc<State>>) -> Self {
+        Self { epoch, version, state, prepared: ArcSwapOption::empty() }
+    }
+
+    /// The state that is drawn from.
+    pub(crate) fn known(&self) -> &State {
+        static NOTHING: LazyLock<State> = LazyLock::new(State::default);
+        self.state.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// What to draw with. Made anew only where another set of arms is live than before.
+    pub(super) fn prepared(&self, policy: &Policy, arms: &ArmSet<'_>) -> Prepared {
+        if let Some(known) = &*self.prepared.load()
+            && known.live.iter().copied().eq(arms.iter().map(|arm| arm.live))
+        {
+            return known.prepared.clone();
+        }
+        let prepared = policy.prepare(self.known(), arms);
+        let live = arms.iter().map(|arm| arm.live).collect();
+        let kept = PreparedFor { live, prepared: prepared.clone() };
+        self.prepared.store(Some(Arc::new(kept)));
+        prepared
+    }
 }
 
 /// Where one application's or context's snapshot lies.
@@ -43,16 +77,24 @@ pub(crate) struct Slot {
     /// `None`: not loaded.
     snapshot: ArcSwapOption<Snapshot>,
     loading: AtomicBool,
+    /// `None`: the policy does not count them.
+    pending: Option<Pending>,
 }
 
 impl Slot {
-    pub(super) fn new(application: &str, context: &Arc<str>) -> Self {
+    fn new(application: &str, context: &Arc<str>, pending: Option<Pending>) -> Self {
         Self {
             context: Arc::clone(context),
             place: place(application, context),
             snapshot: ArcSwapOption::empty(),
             loading: AtomicBool::new(false),
+            pending,
         }
+    }
+
+    /// Rows without feedback, where the policy counts them.
+    pub(crate) fn pending(&self) -> Option<&Pending> {
+        self.pending.as_ref()
     }
 
     pub(crate) fn place(&self) -> &[u8; 16] {
@@ -63,8 +105,17 @@ impl Slot {
         self.snapshot.load_full()
     }
 
-    /// Puts a snapshot in, unless a newer one is there.
-    fn publish(&self, snapshot: &Arc<Snapshot>) {
+    /// Puts a snapshot in, unless a newer one is there. Prepares it for the arms that are live
+    /// now, so that no query has to.
+    fn publish(&self, policy: &Policy, names: &[Arc<str>], snapshot: &Arc<Snapshot>) {
+        let before = self.snapshot.load();
+        if let Some(before) = before.as_ref().and_then(|before| before.prepared.load_full()) {
+            let mut arms = Vec::with_capacity(names.len());
+            for (arm, live) in names.iter().zip(&before.live) {
+                arms.push(LiveArm { arm, live: *live, availability: 1.0, pending: 0 });
+            }
+            snapshot.prepared(policy, &arms);
+        }
         self.snapshot.rcu(|current| match current {
             Some(current)
                 if (current.epoch, current.version) > (snapshot.epoch, snapshot.version) =>
@@ -83,7 +134,9 @@ impl Slot {
 /// All states of one application that are in memory.
 #[derive(Debug)]
 pub(crate) struct States {
-    application: Arc<str>,
+    application: Arc<Application>,
+    policy: Policy,
+    names: Vec<Arc<str>>,
     own: Arc<Slot>,
     contexts: Cache<Arc<str>, Arc<Slot>>,
     /// Counts resets. Versions go on over a reset, so a commit from before it that is published
@@ -95,19 +148,21 @@ pub(crate) struct States {
 impl States {
     /// Loads the application's own.
     pub(super) async fn open(
-        application: &Arc<str>,
-        policy: &Policy,
+        application: &Arc<Application>,
+        policy: Policy,
         store: &dyn SelectionStore,
     ) -> Result<Self, StoreError> {
-        let own = Slot::new(application, &Arc::default());
+        let own = Slot::new(&application.name, &Arc::default(), pending(application, &policy));
         let states = Self {
             application: Arc::clone(application),
+            policy,
+            names: application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect(),
             own: Arc::new(own),
             contexts: Cache::new(CONTEXTS),
             epoch: AtomicU64::new(0),
             loads: Arc::new(Semaphore::new(LOADS)),
         };
-        states.reload(&states.own, policy, store).await?;
+        states.reload(&states.own, store).await?;
         Ok(states)
     }
 
@@ -121,10 +176,14 @@ impl States {
         if context.is_empty() {
             return Arc::clone(&self.own);
         }
-        let make =
-            || Ok::<_, std::convert::Infallible>(Arc::new(Slot::new(&self.application, context)));
+        let make = || Ok::<_, std::convert::Infallible>(Arc::new(self.new_slot(context)));
         let Ok(slot) = self.contexts.get_or_insert_with(context, make);
         slot
+    }
+
+    /// A slot that is not kept.
+    pub(super) fn new_slot(&self, context: &Arc<str>) -> Slot {
+        Slot::new(&self.application.name, context, pending(&self.application, &self.policy))
     }
 
     /// Every context in memory.
@@ -137,15 +196,12 @@ impl States {
         if context.is_empty() { Some(Arc::clone(&self.own)) } else { self.contexts.get(context) }
     }
 
-    /// What to draw from, and its version.
-    pub(crate) fn current(&self, slot: &Slot) -> (Arc<State>, u64) {
-        let state = |slot: &Slot| {
-            let snapshot = slot.snapshot.load();
-            let snapshot = snapshot.as_ref()?;
-            Some((Arc::clone(snapshot.state.as_ref()?), snapshot.version))
-        };
-        // The application's own is there from the start on.
-        state(slot).or_else(|| state(&self.own)).unwrap_or_default()
+    /// What to draw from: one that has a state.
+    pub(crate) fn current(&self, slot: &Slot) -> Arc<Snapshot> {
+        let own = |snapshot: &Arc<Snapshot>| snapshot.state.is_some();
+        let current = slot.snapshot().filter(own).or_else(|| self.own.snapshot());
+        // The application's is there from the start on.
+        current.unwrap_or_else(|| Arc::new(Snapshot::new(0, 0, Some(Arc::default()))))
     }
 
     /// The right to load a slot that is not loaded, if nobody has it.
@@ -176,7 +232,6 @@ impl States {
     pub(super) async fn reload(
         &self,
         slot: &Slot,
-        policy: &Policy,
         store: &dyn SelectionStore,
     ) -> Result<Arc<Snapshot>, StoreError> {
         loop {
@@ -186,17 +241,17 @@ impl States {
             let (version, state) = match stored {
                 None => (0, None),
                 Some(stored) => {
-                    let state = policy.decode(&stored.state);
+                    let state = self.policy.decode(&stored.state);
                     let state = state.map_err(|error| StoreError(error.to_string().into()))?;
                     (stored.version, state)
                 }
             };
             // A context without a state of its own uses the application's; that one begins.
-            let begin = || slot.context.is_empty().then(|| policy.init());
+            let begin = || slot.context.is_empty().then(|| self.policy.init());
             let state = state.or_else(begin).map(Arc::new);
-            let snapshot = Arc::new(Snapshot { epoch, version, state });
+            let snapshot = Arc::new(Snapshot::new(epoch, version, state));
             if self.epoch() == epoch {
-                slot.publish(&snapshot);
+                slot.publish(&self.policy, &self.names, &snapshot);
                 return Ok(snapshot);
             }
         }
@@ -204,18 +259,27 @@ impl States {
 
     /// Puts in what was committed. False: a reset came between, and it must be loaded again.
     pub(crate) fn committed(&self, slot: &Slot, epoch: u64, version: u64, state: State) -> bool {
-        slot.publish(&Arc::new(Snapshot { epoch, version, state: Some(Arc::new(state)) }));
+        let snapshot = Snapshot::new(epoch, version, Some(Arc::new(state)));
+        slot.publish(&self.policy, &self.names, &Arc::new(snapshot));
         self.epoch() == epoch
     }
 
     pub(crate) fn key(&self, slot: &Slot) -> StateKey {
-        StateKey { application: Arc::clone(&self.application), context: Arc::clone(&slot.context) }
+        StateKey {
+            application: Arc::clone(&self.application.name),
+            context: Arc::clone(&slot.context),
+        }
     }
+}
+
+fn pending(application: &Application, policy: &Policy) -> Option<Pending> {
+    let window = u64::try_from(application.feedback_window.as_millis()).unwrap_or(u64::MAX);
+    policy.counts_pending().then(|| Pending::new(application.arms.len(), window))
 }
 
 impl Shared {
     /// Reads a state from the store and puts it in.
     pub(crate) async fn reload(&self, slot: &Slot) -> Result<Arc<Snapshot>, StoreError> {
-        self.states.reload(slot, &self.policy, self.store.as_ref()).await
+        self.states.reload(slot, self.store.as_ref()).await
     }
 }

@@ -46,15 +46,16 @@ impl Shared {
         let slot = match self.states.known(context) {
             Some(slot) => slot,
             // Looking at a context must not push another one out of memory.
-            None => Arc::new(Slot::new(&self.application.name, &context.into())),
+            None => Arc::new(self.states.new_slot(&context.into())),
         };
         let snapshot = self.reload(&slot).await?;
-        let (drawn_from, _) = self.states.current(&slot);
+        let drawn_from = self.states.current(&slot);
         let state = snapshot.state.clone();
-        let weights = self.policy.weights(&drawn_from, &self.arm_set(|_| true));
+        let weights = self.policy.weights(drawn_from.known(), &self.arm_set(|_| true, &[]));
         let arms = self.application.arms.iter().enumerate().zip(weights);
         let arms = arms.map(|((place, arm), weight)| {
-            let learned = state.as_ref().map(|state| state.arm(&arm.name)).unwrap_or_default();
+            let learned = state.as_ref().map(|state| state.arm(&arm.name).clone());
+            let learned = learned.unwrap_or_default();
             ArmView {
                 arm: Arc::clone(&arm.name),
                 weight,
