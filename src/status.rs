@@ -19,6 +19,7 @@ pub fn of_observe(error: &ObserveError) -> Status {
     match error {
         ObserveError::InvalidArgument(_) => Status::invalid_argument(error.to_string()),
         ObserveError::FailedPrecondition(_) => Status::failed_precondition(error.to_string()),
+        ObserveError::Predict(error) => of_predict(error),
         // Nothing was acknowledged; the client may send it again.
         _ => Status::unavailable(error.to_string()),
     }

@@ -32,8 +32,8 @@ pub mod store;
 pub use application::{Application, Arm, Loss, Task};
 pub use label::Label;
 pub use query::{
-    Acknowledgement, Contribution, Feedback, FeedbackValue, Outcome, Prediction, Query, RowStatus,
-    Status,
+    Acknowledgement, Contribution, Feedback, FeedbackValue, InputFeedback, Outcome, Prediction,
+    Query, RowStatus, Status,
 };
 pub use record::{ArmRecord, DecisionId, DecisionRecord, RowRecord};
 pub use service::Selector;

@@ -10,16 +10,19 @@
 
 mod applier;
 mod group;
+mod input;
 
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
 };
 
-pub(crate) use self::applier::Appliers;
+pub(crate) use self::{applier::Appliers, input::observe as observe_input};
+use skysail_proto::PredictError;
+
 use self::applier::{Job, Settled, Told};
 use crate::{
-    DecisionRecord, Feedback, Label, Task,
+    DecisionId, DecisionRecord, Feedback, Label, Task,
     policy::{KNOWN_POLICIES, Policy, SelectionPolicy},
     query::{Acknowledgement, FeedbackValue},
     service::{Shared, Slot, now_ms, place},
@@ -39,6 +42,9 @@ pub enum ObserveError {
     /// The record could not be read or the state not be committed. It may be sent again.
     #[error("{0}")]
     Store(Arc<str>),
+    /// The input that it is for could not be asked of the models.
+    #[error("{0}")]
+    Predict(#[from] PredictError),
 }
 
 impl From<StoreError> for ObserveError {
@@ -70,7 +76,7 @@ pub(crate) async fn observe(
     if now_ms().saturating_sub(record.time_ms) > window {
         return Ok(Acknowledgement::Expired);
     }
-    let rows = rows(&feedback, &record)?;
+    let rows = rows(feedback.row, &feedback.value, record.answer.len())?;
     takes(shared, &feedback.value)?;
     let current = *record.policy == *shared.policy.name();
     let told: Arc<[Told]> = if current {
@@ -80,13 +86,26 @@ pub(crate) async fn observe(
     } else {
         rows.iter().map(|(row, _)| Told::Nothing { row: *row }).collect()
     };
-    let mut tally = Tally::default();
-    if !record.context.is_empty() {
-        let slot = shared.states.slot(&record.context);
-        tally.add(&told, settle(shared, slot, &record, &told).await?);
-    }
-    tally.add(&told, settle(shared, Arc::clone(shared.states.own()), &record, &told).await?);
+    let slot = shared.states.slot(&record.context);
+    let tally = learn(shared, &slot, &record, &told, None).await?;
     Ok(tally.acknowledge(shared, &record, told.len(), current))
+}
+
+/// Into the context's state, if there is a context, and then into the application's.
+async fn learn(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    record: &Arc<DecisionRecord>,
+    told: &Arc<[Told]>,
+    also: Option<DecisionId>,
+) -> Result<Tally, StoreError> {
+    let mut tally = Tally::default();
+    let own = shared.states.own();
+    if !Arc::ptr_eq(slot, own) {
+        tally.add(told, settle(shared, Arc::clone(slot), record, told, also).await?);
+    }
+    tally.add(told, settle(shared, Arc::clone(own), record, told, also).await?);
+    Ok(tally)
 }
 
 /// Checks what needs no record, and casts labels as the answers were.
@@ -124,26 +143,26 @@ async fn known(
 }
 
 /// Each row that is meant, with its label where there are labels.
-fn rows<'a>(
-    feedback: &'a Feedback,
-    record: &DecisionRecord,
-) -> Result<Vec<(u32, Option<&'a Label>)>, ObserveError> {
-    let all = record.answer.len();
+fn rows(
+    row: Option<u32>,
+    value: &FeedbackValue,
+    all: usize,
+) -> Result<Vec<(u32, Option<&Label>)>, ObserveError> {
     let invalid = |error: String| Err(ObserveError::InvalidArgument(error.into()));
-    let expected = match feedback.row {
+    let expected = match row {
         Some(row) if row as usize >= all => {
             return invalid(format!(
-                "row: expected one below {all}, the rows of the decision, got {row}"
+                "row: expected one below {all}, the rows of the query, got {row}"
             ));
         }
         Some(_) => 1,
         None => all,
     };
-    let first = feedback.row.unwrap_or(0);
+    let first = row.unwrap_or(0);
     let numbers = (first..).take(expected);
-    match &feedback.value {
+    match value {
         FeedbackValue::Labels(labels) if labels.len() != expected => {
-            let rows = if feedback.row.is_some() { "the row" } else { "each row of the decision" };
+            let rows = if row.is_some() { "the row" } else { "each row of the query" };
             invalid(format!("label: expected {expected}, one for {rows}, got {}", labels.len()))
         }
         FeedbackValue::Labels(labels) => Ok(numbers.zip(labels.iter().map(Some)).collect()),
@@ -191,8 +210,9 @@ async fn settle(
     slot: Arc<Slot>,
     record: &Arc<DecisionRecord>,
     told: &Arc<[Told]>,
+    also: Option<DecisionId>,
 ) -> Result<Settled, StoreError> {
-    let (job, settled) = Job::new(Arc::clone(record), Arc::clone(told));
+    let (job, settled) = Job::new(Arc::clone(record), Arc::clone(told), also);
     applier::send(shared, slot, job).await;
     settled.await.unwrap_or_else(|_| Err(StoreError("feedback was given up; send it again".into())))
 }

@@ -115,6 +115,19 @@ pub struct Feedback {
     pub value: FeedbackValue,
 }
 
+/// Truth labels for an input, whoever was asked it before, if anyone was.
+#[derive(Clone, Debug)]
+pub struct InputFeedback {
+    /// The input and its context; the models are asked by its deadline.
+    pub query: Query,
+    /// `None`: every row.
+    pub row: Option<u32>,
+    /// One per row, or one alone where a row is named.
+    pub labels: Vec<Label>,
+    /// Feedback with the same id, not empty, counts once within the feedback window.
+    pub feedback_id: String,
+}
+
 /// What feedback says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FeedbackValue {

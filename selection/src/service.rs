@@ -20,17 +20,23 @@ use std::{
     time::SystemTime,
 };
 
-use skysail_proto::{ModelCall, ModelReply, PredictError};
+use skysail_proto::{ModelCall, ModelReply, PredictError, call::ModelResult};
 use tower::{Service, ServiceExt};
 
 pub use self::view::{ArmView, SelectionView};
-use self::{availability::Availability, gather::gather, plan::Plan, select::Draw};
+use self::{
+    availability::Availability,
+    gather::gather,
+    plan::Plan,
+    select::{Decision, Draw},
+};
 pub(crate) use self::{
     plan::place,
     states::{Slot, Snapshot, States},
 };
 use crate::{
-    Application, DecisionLog, Feedback, ModelDirectory, Prediction, Query, SelectionStore,
+    Application, DecisionId, DecisionLog, DecisionRecord, Feedback, InputFeedback, ModelDirectory,
+    Prediction, Query, SelectionStore,
     combine::Combiner,
     observe::{Appliers, ObserveError},
     policy::{Policy, PolicyError},
@@ -219,13 +225,7 @@ where
         let slot = shared.slot_of(&query.context_id);
         let decision = shared.decide(&query, &slot);
         let waiting = decision.wait_for_feedback(&slot, query.inputs.rows());
-        let calls = shared.plan.calls(&decision, &query, &shared.application);
-        let asked = calls.into_iter().map(|call| {
-            let models = self.models.clone();
-            // A call that could not be made out is an answer too: this arm's failure.
-            async move { models.oneshot(call?).await }
-        });
-        let replies = gather(asked, query.deadline).await;
+        let replies = shared.ask(&self.models, &decision, &query).await;
         let (prediction, record) = shared.seal(query, &slot, decision, replies)?;
         shared.log.append(record);
         if let Some(waiting) = waiting {
@@ -235,9 +235,66 @@ where
     }
 }
 
+impl<M> Selector<M>
+where
+    M: Service<ModelCall, Response = ModelReply, Error = PredictError> + Clone,
+{
+    /// Applies truth labels for an input: every live arm is asked for its answer, through the
+    /// cache. Returns with it what the arms said.
+    ///
+    /// # Errors
+    ///
+    /// As [`observe`](Self::observe); and the models could not be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`observe`](Self::observe); without a feedback id, sending it again may count twice.
+    pub async fn observe_input(
+        &self,
+        feedback: InputFeedback,
+    ) -> Result<(Acknowledgement, Arc<DecisionRecord>), ObserveError> {
+        crate::observe::observe_input(&self.shared, &self.models, feedback).await
+    }
+}
+
 impl Shared {
+    async fn ask<M>(
+        &self,
+        models: &M,
+        decision: &Decision,
+        query: &Query,
+    ) -> Vec<Option<ModelResult>>
+    where
+        M: Service<ModelCall, Response = ModelReply, Error = PredictError> + Clone,
+    {
+        let calls = self.plan.calls(decision, query, &self.application);
+        let asked = calls.into_iter().map(|call| {
+            let models = models.clone();
+            // A call that could not be made out is an answer too: this arm's failure.
+            async move { models.oneshot(call?).await }
+        });
+        gather(asked, query.deadline).await
+    }
+
+    /// Asks every live arm, under an id that is given, and says how that went.
+    pub(crate) async fn ask_all<M>(
+        &self,
+        models: &M,
+        query: &Query,
+        id: DecisionId,
+    ) -> Result<DecisionRecord, PredictError>
+    where
+        M: Service<ModelCall, Response = ModelReply, Error = PredictError> + Clone,
+    {
+        let slot = self.states.slot(&query.context_id);
+        let decision = self.decide_all(query, &slot, id);
+        let replies = self.ask(models, &decision, query).await;
+        let (_, record) = self.seal(query.clone(), &slot, decision, replies)?;
+        Ok(Arc::unwrap_or_clone(record))
+    }
+
     /// The slot of a context, whose state starts to load where it is not in memory.
-    fn slot_of(self: &Arc<Self>, context: &Arc<str>) -> Arc<Slot> {
+    pub(crate) fn slot_of(self: &Arc<Self>, context: &Arc<str>) -> Arc<Slot> {
         let slot = self.states.slot(context);
         if let Some(permit) = self.states.begin_load(&slot) {
             let (shared, slot) = (Arc::clone(self), Arc::clone(&slot));

@@ -1,18 +1,20 @@
 //! `Feedback`: the door for what is known later.
 
+use std::time::Instant;
+
 use skysail_proto::{
     Tensor,
     pb::v1::{self, feedback_server::Feedback as Service, observe_request},
 };
 use skysail_selection::{
-    DecisionId, Feedback,
+    DecisionId, Feedback, InputFeedback, Label,
     combine::Combiner,
     query::{Acknowledgement, FeedbackValue},
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Shared, stream};
-use crate::{metrics, record::FeedbackLine, status};
+use super::{Shared, convert, stream};
+use crate::{admit, applications::Served, metrics, record::FeedbackLine, stack::Stack, status};
 
 /// Serves `Feedback`.
 #[derive(Clone, Debug)]
@@ -87,31 +89,79 @@ impl Shared {
         let value = request
             .value
             .ok_or_else(|| Status::invalid_argument("no value; expected a label or a reward"))?;
-        let decision_id = match target {
-            observe_request::Target::DecisionId(id) => id,
-            observe_request::Target::Input(_) => {
-                return Err(Status::unimplemented(
-                    "feedback by input is not supported by this version; send the decision_id",
-                ));
-            }
-        };
         let value = self::value(selector.combiner(), value)?;
-        // An id that is none is one that nobody gave out.
-        let acknowledgement = match decision_id.parse::<DecisionId>() {
-            Ok(decision_id) => {
-                let feedback = Feedback { decision_id, row: request.row, value };
-                let line = FeedbackLine::new(&feedback);
-                let acknowledgement =
-                    selector.observe(feedback).await.map_err(|error| status::of_observe(&error))?;
-                if matches!(acknowledgement, Acknowledgement::Applied { .. }) {
-                    self.log.append_feedback(line);
-                }
-                acknowledgement
+        let acknowledgement = match target {
+            observe_request::Target::DecisionId(id) => {
+                self.by_decision(&selector, &id, request.row, value).await?
             }
-            Err(_) => Acknowledgement::Unknown,
+            observe_request::Target::Input(target) => {
+                let FeedbackValue::Labels(labels) = value else {
+                    return Err(Status::invalid_argument(
+                        "a reward is of an answer that was given: send it with the decision_id; \
+                         feedback by input takes a label",
+                    ));
+                };
+                let (row, id) = (request.row, request.feedback_id);
+                self.by_input(&served, &selector, target, row, labels, id).await?
+            }
         };
         let outcome = metrics::outcome_name(&acknowledgement);
         Ok((response(request.request_id, acknowledgement), outcome))
+    }
+}
+
+impl Shared {
+    async fn by_decision(
+        &self,
+        selector: &Stack,
+        id: &str,
+        row: Option<u32>,
+        value: FeedbackValue,
+    ) -> Result<Acknowledgement, Status> {
+        // An id that is none is one that nobody gave out.
+        let Ok(decision_id) = id.parse::<DecisionId>() else {
+            return Ok(Acknowledgement::Unknown);
+        };
+        let feedback = Feedback { decision_id, row, value };
+        let line = FeedbackLine::new(&feedback);
+        let acknowledgement =
+            selector.observe(feedback).await.map_err(|error| status::of_observe(&error))?;
+        if matches!(acknowledgement, Acknowledgement::Applied { .. }) {
+            self.log.append_feedback(line);
+        }
+        Ok(acknowledgement)
+    }
+
+    /// The models are asked as for a query: within the objective, and in its place of admission.
+    async fn by_input(
+        &self,
+        served: &Served,
+        selector: &Stack,
+        target: v1::InputTarget,
+        row: Option<u32>,
+        labels: Vec<Label>,
+        feedback_id: String,
+    ) -> Result<Acknowledgement, Status> {
+        let application = selector.application();
+        let (objective, slack) = (application.objective, application.slack);
+        let deadline = admit::deadline(Instant::now(), objective, slack, None, None);
+        let request = v1::PredictRequest {
+            inputs: target.inputs,
+            context_id: target.context_id,
+            context_features: vec![0.0; application.context_features_dim],
+            ..Default::default()
+        };
+        let query = convert::query(application, request, deadline);
+        let (query, _) = query.map_err(|error| status::of_predict(&error))?;
+        let _place =
+            served.admission.admit(objective).map_err(|error| status::of_predict(&error))?;
+        let feedback = InputFeedback { query, row, labels: labels.clone(), feedback_id };
+        let (acknowledgement, asked) =
+            selector.observe_input(feedback).await.map_err(|error| status::of_observe(&error))?;
+        if matches!(acknowledgement, Acknowledgement::Applied { .. }) {
+            self.log.append_feedback(FeedbackLine::by_input(row, labels, &asked));
+        }
+        Ok(acknowledgement)
     }
 }
 

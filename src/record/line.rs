@@ -7,7 +7,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use skysail_selection::{DecisionId, DecisionRecord, Feedback, Label, query::FeedbackValue};
+use skysail_selection::{
+    ArmRecord, DecisionId, DecisionRecord, Feedback, Label, query::FeedbackValue,
+};
 
 /// Feedback as the log keeps it, so that a reader can join it to its decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,13 +25,45 @@ pub struct FeedbackLine {
     /// Or a reward, in [0, 1].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
+    /// It was for an input and not for a decision: what the arms said when they were asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputLine>,
     /// What became of it.
     pub outcome: Cow<'static, str>,
     /// When it came, in milliseconds since the Unix epoch.
     pub time_ms: u64,
 }
 
+/// What was asked for feedback by input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputLine {
+    /// The application.
+    pub application: Arc<str>,
+    /// The context id; left out: the application's own state.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub context: Arc<str>,
+    /// Every arm and what it said.
+    pub arms: Vec<ArmRecord>,
+}
+
 impl FeedbackLine {
+    /// Feedback by input that came now and was applied. `asked` is what the arms said.
+    pub fn by_input(row: Option<u32>, labels: Vec<Label>, asked: &DecisionRecord) -> Self {
+        Self {
+            feedback: asked.id,
+            row,
+            labels,
+            reward: None,
+            input: Some(InputLine {
+                application: Arc::clone(&asked.application),
+                context: Arc::clone(&asked.context),
+                arms: asked.arms.clone(),
+            }),
+            outcome: Cow::Borrowed("applied"),
+            time_ms: now_ms(),
+        }
+    }
+
     /// Feedback that came now and was applied.
     pub fn new(feedback: &Feedback) -> Self {
         let (labels, reward) = match &feedback.value {
@@ -41,6 +75,7 @@ impl FeedbackLine {
             row: feedback.row,
             labels,
             reward,
+            input: None,
             outcome: Cow::Borrowed("applied"),
             time_ms: now_ms(),
         }
@@ -90,19 +125,24 @@ impl Line {
         match self {
             Self::Decision(record) => weight(record),
             Self::Feedback(feedback) => {
-                192 + feedback.labels.iter().map(label_weight).sum::<usize>()
+                let labels: usize = feedback.labels.iter().map(label_weight).sum();
+                192 + labels + feedback.input.as_ref().map_or(0, |input| arms_weight(&input.arms))
             }
         }
     }
 }
 
-fn weight(record: &DecisionRecord) -> usize {
-    let arm = |arm: &skysail_selection::ArmRecord| {
+fn arms_weight(arms: &[ArmRecord]) -> usize {
+    let arm = |arm: &ArmRecord| {
         let labels: usize = arm.labels.iter().flatten().map(label_weight).sum();
         let scores: usize = arm.scores.iter().map(|scores| 12 * scores.len()).sum();
         112 + 5 * arm.labels.len() + labels + scores
     };
-    let arms: usize = record.arms.iter().map(arm).sum();
+    arms.iter().map(arm).sum()
+}
+
+fn weight(record: &DecisionRecord) -> usize {
+    let arms = arms_weight(&record.arms);
     let answer: usize =
         record.answer.iter().map(|row| 32 + row.label.as_ref().map_or(0, label_weight)).sum();
     256 + 12 * record.features.len() + record.context.len() + arms + answer

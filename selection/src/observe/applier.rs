@@ -10,7 +10,7 @@ use tokio::{
 
 use super::group;
 use crate::{
-    DecisionRecord,
+    DecisionId, DecisionRecord,
     service::{Shared, Slot},
     store::StoreError,
 };
@@ -62,6 +62,8 @@ pub(super) type Settled = Vec<RowSettled>;
 pub(crate) struct Job {
     pub(super) record: Arc<DecisionRecord>,
     pub(super) told: Arc<[Told]>,
+    /// Marked together with the record's own id: another name of the same feedback.
+    pub(super) also: Option<DecisionId>,
     reply: oneshot::Sender<Result<Settled, StoreError>>,
 }
 
@@ -69,9 +71,10 @@ impl Job {
     pub(super) fn new(
         record: Arc<DecisionRecord>,
         told: Arc<[Told]>,
+        also: Option<DecisionId>,
     ) -> (Self, oneshot::Receiver<Result<Settled, StoreError>>) {
         let (reply, settled) = oneshot::channel();
-        (Self { record, told, reply }, settled)
+        (Self { record, told, also, reply }, settled)
     }
 
     /// Nobody waits for it any more.

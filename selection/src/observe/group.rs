@@ -137,8 +137,8 @@ async fn marks(
     jobs: &[Job],
     ids: &[u128],
 ) -> Result<Marks, StoreError> {
-    let all: Vec<Mark> =
-        jobs.iter().flat_map(|job| job.told.iter().map(|told| mark(job, told))).collect();
+    let of = |job: &'_ Job| job.told.iter().flat_map(|told| names(job, told)).collect::<Vec<_>>();
+    let all: Vec<Mark> = jobs.iter().flat_map(of).collect();
     let set = shared.store.marked(shared.states.key(slot), all.clone()).await?;
     let mut marks = Marks::default();
     for (mark, id) in all.into_iter().zip(set) {
@@ -164,13 +164,13 @@ fn next(
     let mut seen = HashSet::new();
     let mut row = |job: &Job, told: &Told| {
         let mark = mark(job, told);
-        if known.taken.contains(&mark) || !seen.insert(mark) {
+        if names(job, told).any(|name| known.taken.contains(&name) || !seen.insert(name)) {
             return RowSettled::default();
         }
         if known.ours.contains(&mark) {
             return RowSettled { marked: true, moved: moved.get(&mark).copied().unwrap_or(true) };
         }
-        marks.push(mark);
+        marks.extend(names(job, told));
         let moves = observe(shared, &mut state, job, told);
         moved.insert(mark, moves);
         RowSettled { marked: true, moved: moves }
@@ -199,6 +199,15 @@ fn observe(shared: &Shared, state: &mut State, job: &Job, told: &Told) -> bool {
 
 fn mark(job: &Job, told: &Told) -> Mark {
     Mark { decision: job.record.id, row: told.row() }
+}
+
+/// All marks of a row; whoever meets one of them comes second.
+fn names(job: &Job, told: &Told) -> impl Iterator<Item = Mark> {
+    let row = told.row();
+    [Some(job.record.id), job.also]
+        .into_iter()
+        .flatten()
+        .map(move |decision| Mark { decision, row })
 }
 
 fn pause(tries: u32) -> Duration {

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 use self::faulty::{Fault, FaultyStore};
 use super::ObserveError;
 use crate::{
-    Acknowledgement, DecisionId, DecisionRecord, Feedback, FeedbackValue, Label, SelectionStore,
-    Selector, Status,
+    Acknowledgement, DecisionId, DecisionRecord, Feedback, FeedbackValue, InputFeedback, Label,
+    SelectionStore, Selector, Status,
     combine::Combiner,
     policy::{Observation, Policy, SelectionPolicy, State},
     service::tests::fixture::{Does, Fixture, Models, query},
@@ -130,9 +130,9 @@ async fn what_is_wrong_is_told_in_order() {
     let ObserveError::FailedPrecondition(text) = error else { panic!("{error}") };
     assert!(text.contains("'hedge'") && text.ends_with("static, exp3"), "{text}");
     let error = refused(label(decision, &[1, 2, 3])).await.to_string();
-    assert_eq!(error, "label: expected 2, one for each row of the decision, got 3");
+    assert_eq!(error, "label: expected 2, one for each row of the query, got 3");
     let error = refused(row(decision, 2, 0)).await.to_string();
-    assert_eq!(error, "row: expected one below 2, the rows of the decision, got 2");
+    assert_eq!(error, "row: expected one below 2, the rows of the query, got 2");
     assert_eq!(fixture.store.marks(), 0);
 }
 
@@ -374,4 +374,80 @@ async fn a_forgotten_arm_begins_anew_and_the_others_stay() {
         assert_eq!((view.arms[0].observations, view.arms[1].observations), (1, 0));
         assert_eq!(view.state_version, 2);
     }
+}
+
+fn of_input(truth: &[i64], context: &str, feedback_id: &str) -> InputFeedback {
+    let labels = truth.iter().map(|truth| Label::Int(*truth)).collect();
+    let query = query(truth.len(), context);
+    InputFeedback { query, row: None, labels, feedback_id: feedback_id.into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn feedback_by_input_asks_every_arm_and_scores_all_of_them() {
+    // Only one arm would be asked for a query.
+    let fixture = Fixture::new("exp3", 3);
+    let selector = fixture.open().await;
+    let (acknowledgement, asked) = selector.observe_input(of_input(&[1, 1], "", "")).await.unwrap();
+    assert_eq!(acknowledgement, applied(2, "2 of 2 rows"));
+    assert!(asked.arms.iter().all(|arm| arm.q == 1.0 && arm.labels.len() == 2));
+    let view = selector.selection("").await.unwrap();
+    let counted: Vec<_> = view.arms.iter().map(|arm| (arm.observations, arm.mean_loss)).collect();
+    assert_eq!(counted, [(2, 1.0), (2, 0.0), (2, 1.0)]);
+    assert!(view.arms[1].weight > view.arms[0].weight);
+    // It is no decision: nothing was answered.
+    assert!(fixture.log.records().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn feedback_by_input_counts_once_by_its_id() {
+    let fixture = Fixture::new("hedge", 2);
+    let selector = fixture.open().await;
+    let send = |context, id| {
+        let selector = selector.clone();
+        async move { selector.observe_input(of_input(&[0], context, id)).await.unwrap().0 }
+    };
+    assert_eq!(send("", "one").await, applied(1, "1 of 1 row"));
+    assert_eq!(send("", "one").await, Acknowledgement::Duplicate);
+    assert_eq!(send("", "two").await, applied(1, "1 of 1 row"));
+    // Without an id each counts; a context's goes to both.
+    assert_eq!(send("", "").await, applied(1, "1 of 1 row"));
+    assert_eq!(send("user", "").await, applied(1, "1 of 1 row"));
+    assert_eq!((observations(&selector, "user").await, observations(&selector, "").await), (1, 4));
+    let (one, two) = tokio::join!(send("", "three"), send("", "three"));
+    assert!([&one, &two].contains(&&Acknowledgement::Duplicate), "{one:?} {two:?}");
+    assert_eq!(observations(&selector, "").await, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn feedback_by_input_says_why_it_cannot_be_taken() {
+    let mut fixture = Fixture::new("hedge", 2);
+    fixture.models.set("a", Does::SaysAfter(0, Duration::from_secs(1)));
+    fixture.models.set("b", Does::SaysAfter(1, Duration::from_secs(1)));
+    let selector = fixture.open().await;
+    let error = selector.observe_input(of_input(&[0], "", "x")).await.unwrap_err();
+    assert!(matches!(error, ObserveError::Predict(_)), "{error}");
+    // With a default the query is answered, and still nobody is scored.
+    let fixture_with_default = fixture.with_default(9);
+    let selector = fixture_with_default.open().await;
+    let error = selector.observe_input(of_input(&[0], "", "x")).await.unwrap_err().to_string();
+    assert!(
+        error.contains("no arm of application 'app' answered") && error.contains("Late"),
+        "{error}"
+    );
+    fixture = fixture_with_default;
+    fixture.models.set("a", Does::Says(0));
+    assert_eq!(
+        selector.observe_input(of_input(&[0], "", "x")).await.unwrap().0,
+        applied(1, "1 of 1 row")
+    );
+    let error =
+        selector.observe_input(InputFeedback { row: Some(1), ..of_input(&[0], "", "") }).await;
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "row: expected one below 1, the rows of the query, got 1"
+    );
+    fixture.application.context_features_dim = 2;
+    let selector = fixture.open().await;
+    let error = selector.observe_input(of_input(&[0], "", "")).await.unwrap_err();
+    assert!(matches!(error, ObserveError::FailedPrecondition(_)), "{error}");
 }

@@ -146,9 +146,8 @@ impl Shared {
         arm.collect()
     }
 
-    /// Resolves and masks the arms, and draws from the live ones.
-    pub(super) fn decide(&self, query: &Query, slot: &Slot) -> Decision {
-        let snapshot = self.states.current(slot);
+    /// Resolves and masks the arms.
+    fn candidates(&self, query: &Query) -> Vec<Candidate> {
         let rows = query.inputs.rows();
         let candidate = |name: &str| match self.directory.resolve(name) {
             None => Candidate::Unknown,
@@ -157,8 +156,28 @@ impl Shared {
                 Some(mask) => Candidate::Masked(model, mask),
             },
         };
-        let candidates: Vec<_> =
-            self.application.arms.iter().map(|arm| candidate(&arm.name)).collect();
+        self.application.arms.iter().map(|arm| candidate(&arm.name)).collect()
+    }
+
+    /// Every live arm, whatever the policy says.
+    pub(super) fn decide_all(&self, query: &Query, slot: &Slot, id: DecisionId) -> Decision {
+        let snapshot = self.states.current(slot);
+        let candidates = self.candidates(query);
+        let arms = self.arm_set(|place| candidates[place].is_live(), &[]);
+        let live = |arm: &LiveArm<'_>| if arm.live { 1.0 } else { 0.0 };
+        let selection = Selection {
+            chosen: (0..arms.len()).filter(|place| arms[*place].live).collect(),
+            q: arms.iter().map(live).collect(),
+            weights: self.policy.weights(snapshot.known(), &arms),
+        };
+        let state_version = snapshot.version;
+        Decision { id, time_ms: now_ms(), state_version, candidates, selection }
+    }
+
+    /// Resolves and masks the arms, and draws from the live ones.
+    pub(super) fn decide(&self, query: &Query, slot: &Slot) -> Decision {
+        let snapshot = self.states.current(slot);
+        let candidates = self.candidates(query);
         let time_ms = now_ms();
         let pending = slot.pending().map(|pending| pending.rows(time_ms)).unwrap_or_default();
         let arms = self.arm_set(|place| candidates[place].is_live(), &pending);

@@ -1,0 +1,84 @@
+//! What else an application learns from than labels for its decisions.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{ROOT, Server, label, query};
+use skysail_proto::pb::v1::{self, observe_request};
+use tonic::Code;
+
+async fn selection(server: &Server, application: &str, context: &str) -> v1::GetSelectionResponse {
+    let request =
+        v1::GetSelectionRequest { application: application.into(), context_id: context.into() };
+    server.admin().get_selection(request).await.unwrap().into_inner()
+}
+
+async fn observations(server: &Server, context: &str) -> Vec<u64> {
+    let selection = selection(server, "app", context).await;
+    selection.arms.iter().map(|arm| arm.observations).collect()
+}
+
+fn by_input(row: [f32; 2], context: &str, feedback_id: &str) -> v1::ObserveRequest {
+    let target =
+        v1::InputTarget { inputs: query("app", "", &[row]).inputs, context_id: context.into() };
+    v1::ObserveRequest {
+        target: Some(observe_request::Target::Input(target)),
+        feedback_id: feedback_id.into(),
+        ..label("app", "", &[1])
+    }
+}
+
+#[tokio::test]
+async fn a_label_for_an_input_finds_the_answers_in_the_cache_or_asks_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(ROOT, folder.path()).await;
+    let observe = |request: v1::ObserveRequest| {
+        let mut feedback = server.feedback();
+        async move { feedback.observe(request).await.map(tonic::Response::into_inner) }
+    };
+    // Both arms' answers to it are known after the query.
+    server.prediction().predict(query("app", "", &[[1.0, 2.0]])).await.unwrap();
+    let computed = server.metric("skysail_batch_rows_sum").await;
+    let answer = observe(by_input([1.0, 2.0], "", "first")).await.unwrap();
+    assert_eq!(answer.outcome(), v1::FeedbackOutcome::Applied, "{answer:?}");
+    assert_eq!(server.metric("skysail_batch_rows_sum").await, computed);
+    assert_eq!(observations(&server, "").await, [1, 1]);
+    // Nobody asked this one before: each arm computes it once, whoever sends feedback for it.
+    for id in ["second", "third"] {
+        let answer = observe(by_input([3.0, 4.0], "someone", id)).await.unwrap();
+        assert_eq!(answer.outcome(), v1::FeedbackOutcome::Applied, "{answer:?}");
+    }
+    assert_eq!(server.metric("skysail_batch_rows_sum").await, computed + 2.0);
+    assert_eq!(observations(&server, "").await, [3, 3]);
+    assert_eq!(observations(&server, "someone").await, [2, 2]);
+
+    // An id counts once, after a restart too; without one each counts.
+    server.kill().await;
+    let server = Server::start(ROOT, folder.path()).await;
+    let observe = |request: v1::ObserveRequest| {
+        let mut feedback = server.feedback();
+        async move { feedback.observe(request).await.map(tonic::Response::into_inner) }
+    };
+    let again = observe(by_input([1.0, 2.0], "", "first")).await.unwrap();
+    assert_eq!(again.outcome(), v1::FeedbackOutcome::Duplicate, "{again:?}");
+    for _ in 0..2 {
+        observe(by_input([1.0, 2.0], "", "")).await.unwrap();
+    }
+    assert_eq!(observations(&server, "").await, [5, 5]);
+
+    let reward = v1::ObserveRequest {
+        value: Some(observe_request::Value::Reward(1.0)),
+        ..by_input([1.0, 2.0], "", "")
+    };
+    let refused = observe(reward).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("decision_id"), "{refused}");
+    let mut wrong = by_input([1.0, 2.0], "", "");
+    if let Some(observe_request::Target::Input(target)) = &mut wrong.target {
+        target.inputs[0].name = "y".into();
+    }
+    let refused = observe(wrong).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("no input 'y'"), "{refused}");
+}
