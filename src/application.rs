@@ -45,11 +45,12 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
             return Err(invalid(name, field, "a number in [0, 1]", &format!("{value:?}")));
         }
     }
-    if wire.shadow.is_some() || wire.default_reward.is_some() {
-        let field = if wire.shadow.is_some() { "shadow" } else { "default_reward" };
+    if wire.default_reward.is_some() {
         return Err(PredictError::FailedPrecondition(
-            format!("application '{name}': {field} is not supported by this version; leave it out")
-                .into(),
+            format!(
+                "application '{name}': default_reward is not supported by this version; leave it out"
+            )
+            .into(),
         ));
     }
     let arms = arms(wire)?;
@@ -59,12 +60,9 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
         name: if task == Task::Opaque { "exp3" } else { "hedge" }.into(),
         ..Default::default()
     });
-    let mut policy_parameters: Vec<_> = policy.parameters.into_iter().collect();
-    policy_parameters.sort_by(|a, b| a.0.cmp(&b.0));
-    let arm_names: Vec<_> = arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
-    let features = wire.context_features_dim as usize;
-    Policy::new(&policy.name, &policy_parameters, &arm_names, features)
-        .map_err(|error| PredictError::invalid(format!("application '{name}': {error}")))?;
+    let (policy_name, policy_parameters) = self::policy(wire, "policy", policy, &arms)?;
+    let shadow = wire.shadow.clone();
+    let shadow = shadow.map(|shadow| self::policy(wire, "shadow", shadow, &arms)).transpose()?;
     let application = Application {
         name: name.into(),
         inputs: specs(name, "inputs", &wire.inputs)?,
@@ -77,8 +75,9 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
         class_labels: wire.class_labels.iter().map(|label| label.as_str().into()).collect(),
         loss,
         loss_cap,
-        policy_name: policy.name.into(),
+        policy_name,
         policy_parameters,
+        shadow,
         confidence_threshold: wire.confidence_threshold,
         default_output: tensors(name, &wire.default_output)?,
         arms,
@@ -178,6 +177,25 @@ fn check_outputs(application: &Application) -> Result<(), PredictError> {
         }
     }
     Ok(())
+}
+
+/// Name and parameters, in order.
+type NamedPolicy = (Arc<str>, Vec<(String, f64)>);
+
+fn policy(
+    wire: &v1::Application,
+    field: &str,
+    policy: v1::Policy,
+    arms: &[Arm],
+) -> Result<NamedPolicy, PredictError> {
+    let mut parameters: Vec<_> = policy.parameters.into_iter().collect();
+    parameters.sort_by(|a, b| a.0.cmp(&b.0));
+    let names: Vec<_> = arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
+    let features = wire.context_features_dim as usize;
+    Policy::new(&policy.name, &parameters, &names, features).map_err(|error| {
+        PredictError::invalid(format!("application '{}': {field}: {error}", wire.name))
+    })?;
+    Ok((policy.name.into(), parameters))
 }
 
 fn arms(wire: &v1::Application) -> Result<Vec<Arm>, PredictError> {

@@ -82,3 +82,41 @@ async fn a_label_for_an_input_finds_the_answers_in_the_cache_or_asks_for_them() 
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("no input 'y'"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_shadow_learns_over_the_wire_and_is_put_in_charge() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(ROOT, folder.path()).await;
+    let mut admin = server.admin();
+    let request = v1::GetApplicationRequest { name: "app".into() };
+    let app = admin.get_application(request).await.unwrap().into_inner().application.unwrap();
+    let policy =
+        |name: &str| Some(v1::Policy { name: name.into(), parameters: Default::default() });
+    let app = v1::Application { name: "apprentice".into(), ..app };
+    let put = |policy, shadow| {
+        let mut admin = server.admin();
+        let application = Some(v1::Application { policy, shadow, ..app.clone() });
+        async move { admin.put_application(v1::PutApplicationRequest { application }).await }
+    };
+    let refused = put(policy("static"), policy("softmax")).await.unwrap_err();
+    assert!(refused.message().contains("shadow: unknown policy 'softmax'"), "{refused}");
+    put(policy("static"), policy("hedge")).await.unwrap();
+    let mut arms = 0;
+    for i in 0..40 {
+        let request = query("apprentice", "", &[[i as f32, 1.0]]);
+        let answer = server.prediction().predict(request).await.unwrap().into_inner();
+        arms += answer.contributions.len();
+        let feedback = label("apprentice", &answer.decision_id, &common::labels(&answer));
+        server.feedback().observe(feedback).await.unwrap();
+    }
+    // One arm each: the shadow, which would ask both, asks nobody.
+    assert_eq!(arms, 40);
+    let view = selection(&server, "apprentice", "").await;
+    assert_eq!((view.policy.as_str(), view.shadow_policy.as_str()), ("static", "hedge"));
+    let learned: u64 = view.shadow_arms.iter().map(|arm| arm.observations).sum();
+    assert_eq!(learned, 40);
+    put(policy("hedge"), None).await.unwrap();
+    let now = selection(&server, "apprentice", "").await;
+    assert_eq!((now.policy.as_str(), now.shadow_policy.as_str()), ("hedge", ""));
+    assert_eq!(now.arms, view.shadow_arms);
+}

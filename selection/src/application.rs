@@ -33,6 +33,8 @@ pub struct Application {
     pub policy_name: Arc<str>,
     /// Its parameters.
     pub policy_parameters: Vec<(String, f64)>,
+    /// A policy that learns beside it and decides nothing: its name and parameters.
+    pub shadow: Option<(Arc<str>, Vec<(String, f64)>)>,
     /// A row below this confidence gets the default.
     pub confidence_threshold: f32,
     /// One row per output; empty: there is no default.

@@ -35,6 +35,6 @@ pub use query::{
     Acknowledgement, Contribution, Feedback, FeedbackValue, InputFeedback, Outcome, Prediction,
     Query, RowStatus, Status,
 };
-pub use record::{ArmRecord, DecisionId, DecisionRecord, RowRecord};
+pub use record::{ArmRecord, DecisionId, DecisionRecord, RowRecord, ShadowRecord};
 pub use service::Selector;
 pub use store::{DecisionLog, ModelDirectory, SelectionStore};

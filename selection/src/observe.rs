@@ -78,7 +78,7 @@ pub(crate) async fn observe(
     }
     let rows = rows(feedback.row, &feedback.value, record.answer.len())?;
     takes(shared, &feedback.value)?;
-    let current = *record.policy == *shared.policy.name();
+    let current = *record.policy == *shared.learner.policy.name();
     let told: Arc<[Told]> = if current {
         rows.iter()
             .map(|(row, label)| told(shared, &feedback.value, &record, *row, *label))
@@ -171,7 +171,7 @@ fn rows(
 }
 
 fn takes(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
-    if matches!(value, FeedbackValue::Labels(_)) || shared.policy.takes_rewards() {
+    if matches!(value, FeedbackValue::Labels(_)) || shared.learner.policy.takes_rewards() {
         return Ok(());
     }
     let takes =
@@ -180,7 +180,7 @@ fn takes(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
     let error = format!(
         "policy '{}' of application '{}' cannot learn from a reward; send a label, or use a policy \
          that can: {}",
-        shared.policy,
+        shared.learner.policy,
         shared.application.name,
         able.join(", ")
     );
@@ -249,7 +249,7 @@ impl Tally {
         if !current {
             detail.push_str(&format!(
                 "; not applied: the decision is of policy '{}', and the application has '{}' now",
-                record.policy, shared.policy
+                record.policy, shared.learner.policy
             ));
         } else if still > 0 {
             detail.push_str(&format!("; {still} moved no arm"));

@@ -123,8 +123,20 @@ pub struct DecisionRecord {
     pub state_version: u64,
     /// Every arm of the application, asked or not: with its `q`, the full distribution.
     pub arms: Vec<ArmRecord>,
+    /// What the shadow would have drawn from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowRecord>,
     /// What the client was told, one per row.
     pub answer: Vec<RowRecord>,
+}
+
+/// The choice of the policy that learns in the shadow; nobody was asked for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShadowRecord {
+    /// The policy.
+    pub policy: Arc<str>,
+    /// By the place in the record's arms: the probability of being asked.
+    pub q: Vec<f64>,
 }
 
 fn is_empty(text: &Arc<str>) -> bool {

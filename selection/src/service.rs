@@ -2,6 +2,7 @@
 
 mod availability;
 mod gather;
+mod learner;
 mod pending;
 mod plan;
 mod refusal;
@@ -23,7 +24,7 @@ use std::{
 use skysail_proto::{ModelCall, ModelReply, PredictError, call::ModelResult};
 use tower::{Service, ServiceExt};
 
-pub use self::view::{ArmView, SelectionView};
+pub use self::view::{ArmView, SelectionView, ShadowView};
 use self::{
     availability::Availability,
     gather::gather,
@@ -31,6 +32,7 @@ use self::{
     select::{Decision, Draw},
 };
 pub(crate) use self::{
+    learner::{Learned, Learner},
     plan::place,
     states::{Slot, Snapshot, States},
 };
@@ -39,7 +41,7 @@ use crate::{
     Prediction, Query, SelectionStore,
     combine::Combiner,
     observe::{Appliers, ObserveError},
-    policy::{Policy, PolicyError},
+    policy::PolicyError,
     query::Acknowledgement,
     store::{BoxFuture, StoreError},
 };
@@ -55,7 +57,7 @@ pub struct Selector<M> {
 /// All of a selector that does not depend on what it asks.
 pub(crate) struct Shared {
     pub(crate) application: Arc<Application>,
-    pub(crate) policy: Policy,
+    pub(crate) learner: Arc<Learner>,
     pub(crate) combiner: Combiner,
     pub(crate) states: States,
     pub(crate) store: Arc<dyn SelectionStore>,
@@ -100,23 +102,17 @@ impl<M> Selector<M> {
         seed: u64,
         instance: [u8; 3],
     ) -> Result<Self, OpenError> {
-        let arms: Vec<_> = application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect();
-        let policy = Policy::new(
-            &application.policy_name,
-            &application.policy_parameters,
-            &arms,
-            application.context_features_dim,
-        )?;
-        let states = States::open(&application, policy.clone(), store.as_ref()).await?;
+        let learner = Arc::new(Learner::new(&application)?);
+        let states = States::open(&application, Arc::clone(&learner), store.as_ref()).await?;
         let shared = Shared {
             plan: Plan::new(&application),
-            availability: Availability::new(arms.len()),
+            availability: Availability::new(application.arms.len()),
             draw: Draw::new(&application.name, seed, instance),
             combiner: Combiner::new(Arc::clone(&application)),
             appliers: Appliers::default(),
             clipped: AtomicU64::new(0),
             application,
-            policy,
+            learner,
             states,
             store,
             log,
@@ -339,7 +335,7 @@ impl<M> fmt::Debug for Selector<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Selector")
             .field("application", &self.shared.application.name)
-            .field("policy", &self.shared.policy)
+            .field("policy", &self.shared.learner.policy)
             .finish_non_exhaustive()
     }
 }

@@ -43,6 +43,7 @@ fn record(arms: &[Arc<str>]) -> DecisionRecord {
         policy: "".into(),
         state_version: 0,
         arms: arms.iter().map(arm).collect(),
+        shadow: None,
         answer: vec![RowRecord { label: Some(Label::Int(1)), p: 1.0, default: false }],
     }
 }

@@ -4,6 +4,7 @@ use skysail_proto::{
     ModelId, TensorSpec,
     pb::v1::{self, admin_server::Admin},
 };
+use skysail_selection::service::ArmView;
 use tonic::{Request, Response, Status};
 
 use super::{Shared, registry::container};
@@ -103,20 +104,14 @@ impl Admin for AdminService {
             .selection(&request.context_id)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
+        let (shadow_policy, shadow_arms) =
+            view.shadow.map(|shadow| (shadow.policy.to_string(), arms(shadow.arms))).unzip();
         Ok(Response::new(v1::GetSelectionResponse {
             policy: view.policy.as_ref().to_owned(),
             state_version: view.state_version,
-            arms: view
-                .arms
-                .into_iter()
-                .map(|arm| v1::ArmState {
-                    arm: arm.arm.as_ref().to_owned(),
-                    weight: arm.weight,
-                    mean_loss: arm.mean_loss,
-                    observations: arm.observations,
-                    availability: arm.availability,
-                })
-                .collect(),
+            arms: arms(view.arms),
+            shadow_policy: shadow_policy.unwrap_or_default(),
+            shadow_arms: shadow_arms.unwrap_or_default(),
         }))
     }
 
@@ -181,6 +176,17 @@ impl Shared {
             })
             .collect()
     }
+}
+
+fn arms(arms: Vec<ArmView>) -> Vec<v1::ArmState> {
+    let arm = |arm: ArmView| v1::ArmState {
+        arm: arm.arm.as_ref().to_owned(),
+        weight: arm.weight,
+        mean_loss: arm.mean_loss,
+        observations: arm.observations,
+        availability: arm.availability,
+    };
+    arms.into_iter().map(arm).collect()
 }
 
 fn change(error: &ChangeError) -> Status {

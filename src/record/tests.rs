@@ -38,6 +38,7 @@ pub(super) fn record(time_ms: u64, counter: u32) -> Arc<DecisionRecord> {
         policy: "exp3".into(),
         state_version: 7,
         arms: vec![arm("mlp", 3), arm("cnn", 4)],
+        shadow: None,
         answer: vec![RowRecord { label: Some(Label::Text("3".into())), p: 0.75, default: false }],
     })
 }

@@ -29,6 +29,7 @@ fn application(task: Task, outputs: Vec<TensorSpec>) -> Application {
         loss_cap: 1.0,
         policy_name: "hedge".into(),
         policy_parameters: Vec::new(),
+        shadow: None,
         confidence_threshold: 0.0,
         default_output: Vec::new(),
         arms: Vec::new(),
@@ -436,6 +437,7 @@ fn a_label_scores_every_arm_that_answered() {
         policy: "hedge".into(),
         state_version: 1,
         arms: vec![arm(&[Some(1), Some(5)]), arm(&[Some(1), None]), arm(&[])],
+        shadow: None,
         answer: Vec::new(),
     };
     let losses = |row| of.losses(&record, row, &Label::Int(5)).by_arm;

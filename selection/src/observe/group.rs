@@ -8,8 +8,8 @@ use std::{
 use super::applier::{Job, RowSettled, Settled, Told};
 use crate::{
     ArmRecord, Outcome,
-    policy::{Observation, SelectionPolicy, State},
-    service::{Shared, Slot, Snapshot, now_ms},
+    policy::Observation,
+    service::{Learned, Shared, Slot, Snapshot, now_ms},
     store::{Commit, CommitOutcome, Mark, StoreError},
 };
 
@@ -31,7 +31,7 @@ struct Marks {
 
 /// A state with a group applied to it.
 struct Next {
-    state: State,
+    learned: Learned,
     marks: Vec<Mark>,
     settled: Vec<Settled>,
 }
@@ -96,7 +96,7 @@ async fn attempt(
     let commit = Commit {
         key: shared.states.key(slot),
         expected: base.version,
-        state: shared.policy.encode(&next.state),
+        state: shared.learner.encode(&next.learned),
         marks: next.marks,
         commit_id: rand::random(),
         time_ms: now_ms(),
@@ -106,7 +106,7 @@ async fn attempt(
         CommitOutcome::Conflict => Ok(None),
         CommitOutcome::Committed(version) => {
             // Before the acknowledgement, so that who has it sees what it was for.
-            if !shared.states.committed(slot, epoch, version, next.state)
+            if !shared.states.committed(slot, epoch, version, next.learned)
                 && let Err(error) = shared.reload(slot).await
             {
                 // The commit holds all the same.
@@ -158,7 +158,8 @@ fn next(
     known: &Marks,
     moved: &mut HashMap<Mark, bool>,
 ) -> Next {
-    let mut state = begin(shared, base);
+    let application = shared.states.current(shared.states.own());
+    let mut learned = shared.learner.begin(base.learned.as_deref(), application.known());
     let mut marks = Vec::new();
     // Within a group the first one wins, too.
     let mut seen = HashSet::new();
@@ -171,30 +172,22 @@ fn next(
             return RowSettled { marked: true, moved: moved.get(&mark).copied().unwrap_or(true) };
         }
         marks.extend(names(job, told));
-        let moves = observe(shared, &mut state, job, told);
+        let moves = observe(shared, &mut learned, job, told);
         moved.insert(mark, moves);
         RowSettled { marked: true, moved: moves }
     };
     let settled =
         jobs.iter().map(|job| job.told.iter().map(|told| row(job, told)).collect()).collect();
-    Next { state, marks, settled }
+    Next { learned, marks, settled }
 }
 
-/// A context's first commit begins with what its application has learned.
-fn begin(shared: &Shared, base: &Snapshot) -> State {
-    match &base.state {
-        Some(state) => State::clone(state),
-        None => shared.policy.prior(shared.states.current(shared.states.own()).known()),
-    }
-}
-
-fn observe(shared: &Shared, state: &mut State, job: &Job, told: &Told) -> bool {
+fn observe(shared: &Shared, learned: &mut Learned, job: &Job, told: &Told) -> bool {
     let (row, observation) = match told {
         Told::Losses { row, losses } => (*row, Observation::Losses(losses)),
         Told::Reward { row, reward } => (*row, Observation::Reward(*reward)),
         Told::Nothing { .. } => return false,
     };
-    shared.policy.observe(state, &job.record, row as usize, observation)
+    shared.learner.observe(learned, &job.record, row as usize, observation)
 }
 
 fn mark(job: &Job, told: &Told) -> Mark {

@@ -10,7 +10,7 @@ use crate::{
     Acknowledgement, DecisionId, DecisionRecord, Feedback, FeedbackValue, InputFeedback, Label,
     SelectionStore, Selector, Status,
     combine::Combiner,
-    policy::{Observation, Policy, SelectionPolicy, State},
+    policy::{LiveArm, Observation, Policy, SelectionPolicy, State},
     service::tests::fixture::{Does, Fixture, Models, query},
     store::{DecisionLog, StateKey},
 };
@@ -450,4 +450,67 @@ async fn feedback_by_input_says_why_it_cannot_be_taken() {
     let selector = fixture.open().await;
     let error = selector.observe_input(of_input(&[0], "", "")).await.unwrap_err();
     assert!(matches!(error, ObserveError::FailedPrecondition(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shadow_learns_what_the_policy_learns_and_decides_nothing() {
+    let mut fixture = Fixture::new("static", 2);
+    let seen = |fixture: &Fixture| {
+        let records = fixture.log.records();
+        records.iter().map(|record| record.arms[0].q).collect::<Vec<_>>()
+    };
+    let baseline = {
+        let selector = fixture.open().await;
+        for _ in 0..50 {
+            decide(&selector, 1, "").await;
+        }
+        seen(&fixture)
+    };
+    fixture.log = Arc::new(crate::store::memory::MemoryLog::new(10_000));
+    fixture.application.shadow = Some(("exp3".into(), vec![("eta".into(), 0.5)]));
+    let selector = fixture.open().await;
+    for _ in 0..50 {
+        let decision = decide(&selector, 1, "user").await;
+        selector.observe(label(decision, &[0])).await.unwrap();
+    }
+    assert_eq!(seen(&fixture), baseline);
+    for context in ["", "user"] {
+        let view = selector.selection(context).await.unwrap();
+        assert_eq!(view.arms[0].weight, 0.5);
+        let shadow = view.shadow.unwrap();
+        assert_eq!(&*shadow.policy, "exp3");
+        assert!(shadow.arms[0].weight > 0.99, "{context}: {shadow:?}");
+        assert_eq!(shadow.arms.iter().map(|arm| arm.observations).sum::<u64>(), 50);
+    }
+    // The record says what it would have drawn from, and the state is that of a replay.
+    let records = fixture.log.records();
+    let shadow = records[49].shadow.as_ref().unwrap();
+    assert!(shadow.q[0] > 0.98 && (shadow.q.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+    let arms: Vec<_> = fixture.application.arms.iter().map(|arm| arm.name.clone()).collect();
+    let exp3 = Policy::new("exp3", &[("eta".into(), 0.5)], &arms, 0).unwrap();
+    let combiner = Combiner::new(Arc::new(fixture.application.clone()));
+    let mut state = exp3.init();
+    for record in &records {
+        let losses = combiner.losses(record, 0, &Label::Int(0)).by_arm;
+        exp3.observe(&mut state, record, 0, Observation::Losses(&losses));
+    }
+    let with_shadow = fixture.application.clone();
+
+    // Put in charge, it goes on from there.
+    fixture.application.policy_name = "exp3".into();
+    fixture.application.policy_parameters = vec![("eta".into(), 0.5)];
+    fixture.application.shadow = None;
+    let promoted = fixture.open().await.selection("").await.unwrap();
+    let weights = exp3.weights(
+        &state,
+        &arms
+            .iter()
+            .map(|arm| LiveArm { arm, live: true, availability: 1.0, pending: 0 })
+            .collect::<Vec<_>>(),
+    );
+    assert!((promoted.arms[0].weight - weights[0]).abs() < 1e-12);
+    // And back: what the former policy counted is still there with the shadow's.
+    fixture.application = with_shadow;
+    let view = fixture.open().await.selection("").await.unwrap();
+    assert_eq!(view.arms.iter().map(|arm| arm.observations).sum::<u64>(), 50);
 }

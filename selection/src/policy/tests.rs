@@ -52,6 +52,7 @@ fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
         policy: "test".into(),
         state_version: 0,
         arms: NAMES.iter().zip(q).zip(labels).map(arm).collect(),
+        shadow: None,
         answer: vec![RowRecord { label: answer, p: 1.0, default: false }],
     }
 }

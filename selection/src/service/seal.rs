@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     ArmRecord, Contribution, DecisionRecord, Outcome, Prediction, Query, RowRecord, RowStatus,
-    Status,
+    ShadowRecord, Status,
     combine::{ArmAnswer, Chosen, Combined, Got},
+    policy::SelectionPolicy,
     store::Mask,
 };
 
@@ -174,6 +175,12 @@ impl Shared {
             policy: Arc::clone(&self.application.policy_name),
             state_version: decision.state_version,
             arms: decision.candidates.iter().enumerate().map(arm).collect(),
+            shadow: self
+                .learner
+                .shadow
+                .as_ref()
+                .zip(decision.shadow.as_ref())
+                .map(|(policy, q)| ShadowRecord { policy: policy.name().into(), q: q.clone() }),
             answer,
         }
     }

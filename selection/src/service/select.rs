@@ -24,6 +24,8 @@ pub(super) struct Decision {
     /// By the place among the application's arms.
     pub(super) candidates: Vec<Candidate>,
     pub(super) selection: Selection,
+    /// What the shadow would have drawn from, by place.
+    pub(super) shadow: Option<Vec<f64>>,
 }
 
 /// One arm at the moment of the draw.
@@ -168,10 +170,10 @@ impl Shared {
         let selection = Selection {
             chosen: (0..arms.len()).filter(|place| arms[*place].live).collect(),
             q: arms.iter().map(live).collect(),
-            weights: self.policy.weights(snapshot.known(), &arms),
+            weights: self.learner.policy.weights(&snapshot.known().own, &arms),
         };
         let state_version = snapshot.version;
-        Decision { id, time_ms: now_ms(), state_version, candidates, selection }
+        Decision { id, time_ms: now_ms(), state_version, candidates, selection, shadow: None }
     }
 
     /// Resolves and masks the arms, and draws from the live ones.
@@ -183,10 +185,15 @@ impl Shared {
         let arms = self.arm_set(|place| candidates[place].is_live(), &pending);
         let id = self.draw.id(time_ms, *slot.place());
         let situation = Situation { arms: &arms, features: &query.context_features };
-        let prepared = snapshot.prepared(&self.policy, &arms);
+        let (known, prepared) = (snapshot.known(), snapshot.prepared(&self.learner, &arms));
         let rng = &mut self.draw.generator(&id);
-        let selection = self.policy.select(snapshot.known(), &prepared, &situation, rng);
-        Decision { id, time_ms, state_version: snapshot.version, candidates, selection }
+        let selection = self.learner.policy.select(&known.own, &prepared.own, &situation, rng);
+        // Last, so that the decision is the same without it.
+        let shadow = self.learner.shadow.as_ref().zip(known.shadow.as_ref());
+        let shadow =
+            shadow.map(|(policy, state)| policy.select(state, &prepared.shadow, &situation, rng).q);
+        let state_version = snapshot.version;
+        Decision { id, time_ms, state_version, candidates, selection, shadow }
     }
 }
 

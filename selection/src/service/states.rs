@@ -9,10 +9,15 @@ use arc_swap::ArcSwapOption;
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Shared, pending::Pending, plan::place};
+use super::{
+    Shared,
+    learner::{Learned, Learner},
+    pending::Pending,
+    plan::place,
+};
 use crate::{
     Application, SelectionStore,
-    policy::{ArmSet, LiveArm, Policy, Prepared, SelectionPolicy, State},
+    policy::{ArmSet, LiveArm, Policy, Prepared, SelectionPolicy},
     store::{StateKey, StoreError},
 };
 
@@ -32,7 +37,7 @@ pub(crate) struct Snapshot {
     pub(crate) version: u64,
     /// `None`: a context for which nothing was committed under this policy. It uses the
     /// application's.
-    pub(crate) state: Option<Arc<State>>,
+    pub(crate) learned: Option<Arc<Learned>>,
     /// For the live arms of the last query that drew from it.
     prepared: ArcSwapOption<PreparedFor>,
 }
@@ -40,30 +45,42 @@ pub(crate) struct Snapshot {
 #[derive(Debug)]
 struct PreparedFor {
     live: Vec<bool>,
-    prepared: Prepared,
+    prepared: Arc<Draws>,
+}
+
+/// What both policies need of a snapshot to draw.
+#[derive(Clone, Debug)]
+pub(super) struct Draws {
+    pub(super) own: Prepared,
+    pub(super) shadow: Prepared,
 }
 
 impl Snapshot {
-    fn new(epoch: u64, version: u64, state: Option<Arc<State>>) -> Self {
-        Self { epoch, version, state, prepared: ArcSwapOption::empty() }
+    fn new(epoch: u64, version: u64, learned: Option<Arc<Learned>>) -> Self {
+        Self { epoch, version, learned, prepared: ArcSwapOption::empty() }
     }
 
-    /// The state that is drawn from.
-    pub(crate) fn known(&self) -> &State {
-        static NOTHING: LazyLock<State> = LazyLock::new(State::default);
-        self.state.as_deref().unwrap_or(&NOTHING)
+    /// What is drawn from.
+    pub(crate) fn known(&self) -> &Learned {
+        static NOTHING: LazyLock<Learned> = LazyLock::new(Learned::default);
+        self.learned.as_deref().unwrap_or(&NOTHING)
     }
 
     /// What to draw with. Made anew only where another set of arms is live than before.
-    pub(super) fn prepared(&self, policy: &Policy, arms: &ArmSet<'_>) -> Prepared {
+    pub(super) fn prepared(&self, learner: &Learner, arms: &ArmSet<'_>) -> Arc<Draws> {
         if let Some(known) = &*self.prepared.load()
             && known.live.iter().copied().eq(arms.iter().map(|arm| arm.live))
         {
-            return known.prepared.clone();
+            return Arc::clone(&known.prepared);
         }
-        let prepared = policy.prepare(self.known(), arms);
+        let known = self.known();
+        let shadow = learner.shadow.as_ref().zip(known.shadow.as_ref());
+        let prepared = Arc::new(Draws {
+            own: learner.policy.prepare(&known.own, arms),
+            shadow: shadow.map(|(policy, state)| policy.prepare(state, arms)).unwrap_or_default(),
+        });
         let live = arms.iter().map(|arm| arm.live).collect();
-        let kept = PreparedFor { live, prepared: prepared.clone() };
+        let kept = PreparedFor { live, prepared: Arc::clone(&prepared) };
         self.prepared.store(Some(Arc::new(kept)));
         prepared
     }
@@ -107,14 +124,14 @@ impl Slot {
 
     /// Puts a snapshot in, unless a newer one is there. Prepares it for the arms that are live
     /// now, so that no query has to.
-    fn publish(&self, policy: &Policy, names: &[Arc<str>], snapshot: &Arc<Snapshot>) {
+    fn publish(&self, learner: &Learner, names: &[Arc<str>], snapshot: &Arc<Snapshot>) {
         let before = self.snapshot.load();
         if let Some(before) = before.as_ref().and_then(|before| before.prepared.load_full()) {
             let mut arms = Vec::with_capacity(names.len());
             for (arm, live) in names.iter().zip(&before.live) {
                 arms.push(LiveArm { arm, live: *live, availability: 1.0, pending: 0 });
             }
-            snapshot.prepared(policy, &arms);
+            snapshot.prepared(learner, &arms);
         }
         self.snapshot.rcu(|current| match current {
             Some(current)
@@ -135,7 +152,7 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct States {
     application: Arc<Application>,
-    policy: Policy,
+    learner: Arc<Learner>,
     names: Vec<Arc<str>>,
     own: Arc<Slot>,
     contexts: Cache<Arc<str>, Arc<Slot>>,
@@ -149,13 +166,14 @@ impl States {
     /// Loads the application's own.
     pub(super) async fn open(
         application: &Arc<Application>,
-        policy: Policy,
+        learner: Arc<Learner>,
         store: &dyn SelectionStore,
     ) -> Result<Self, StoreError> {
-        let own = Slot::new(&application.name, &Arc::default(), pending(application, &policy));
+        let own =
+            Slot::new(&application.name, &Arc::default(), pending(application, &learner.policy));
         let states = Self {
             application: Arc::clone(application),
-            policy,
+            learner,
             names: application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect(),
             own: Arc::new(own),
             contexts: Cache::new(CONTEXTS),
@@ -183,7 +201,7 @@ impl States {
 
     /// A slot that is not kept.
     pub(super) fn new_slot(&self, context: &Arc<str>) -> Slot {
-        Slot::new(&self.application.name, context, pending(&self.application, &self.policy))
+        Slot::new(&self.application.name, context, pending(&self.application, &self.learner.policy))
     }
 
     /// Every context in memory.
@@ -198,7 +216,7 @@ impl States {
 
     /// What to draw from: one that has a state.
     pub(crate) fn current(&self, slot: &Slot) -> Arc<Snapshot> {
-        let own = |snapshot: &Arc<Snapshot>| snapshot.state.is_some();
+        let own = |snapshot: &Arc<Snapshot>| snapshot.learned.is_some();
         let current = slot.snapshot().filter(own).or_else(|| self.own.snapshot());
         // The application's is there from the start on.
         current.unwrap_or_else(|| Arc::new(Snapshot::new(0, 0, Some(Arc::default()))))
@@ -238,29 +256,42 @@ impl States {
             let epoch = self.epoch();
             let key = self.key(slot);
             let stored = store.load(key).await?;
-            let (version, state) = match stored {
-                None => (0, None),
+            let (version, own, shadow) = match stored {
+                None => (0, None, None),
                 Some(stored) => {
-                    let state = self.policy.decode(&stored.state);
-                    let state = state.map_err(|error| StoreError(error.to_string().into()))?;
-                    (stored.version, state)
+                    let states = self.learner.decode(&stored.state);
+                    let (own, shadow) =
+                        states.map_err(|error| StoreError(error.to_string().into()))?;
+                    (stored.version, own, shadow)
                 }
             };
             // A context without a state of its own uses the application's; that one begins.
-            let begin = || slot.context.is_empty().then(|| self.policy.init());
-            let state = state.or_else(begin).map(Arc::new);
-            let snapshot = Arc::new(Snapshot::new(epoch, version, state));
+            let learned = match own {
+                Some(own) => Some(Learned { own, shadow }),
+                None if slot.context.is_empty() => {
+                    let begin = self.learner.init();
+                    Some(Learned { shadow: shadow.or(begin.shadow), own: begin.own })
+                }
+                None => None,
+            };
+            let snapshot = Arc::new(Snapshot::new(epoch, version, learned.map(Arc::new)));
             if self.epoch() == epoch {
-                slot.publish(&self.policy, &self.names, &snapshot);
+                slot.publish(&self.learner, &self.names, &snapshot);
                 return Ok(snapshot);
             }
         }
     }
 
     /// Puts in what was committed. False: a reset came between, and it must be loaded again.
-    pub(crate) fn committed(&self, slot: &Slot, epoch: u64, version: u64, state: State) -> bool {
-        let snapshot = Snapshot::new(epoch, version, Some(Arc::new(state)));
-        slot.publish(&self.policy, &self.names, &Arc::new(snapshot));
+    pub(crate) fn committed(
+        &self,
+        slot: &Slot,
+        epoch: u64,
+        version: u64,
+        learned: Learned,
+    ) -> bool {
+        let snapshot = Snapshot::new(epoch, version, Some(Arc::new(learned)));
+        slot.publish(&self.learner, &self.names, &Arc::new(snapshot));
         self.epoch() == epoch
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Shared, Slot, now_ms};
+use super::{Learned, Shared, Slot, Snapshot, now_ms};
 use crate::{
-    policy::SelectionPolicy,
+    policy::{Policy, SelectionPolicy, State},
     store::{Commit, CommitOutcome, StoreError},
 };
 
@@ -21,6 +21,17 @@ pub struct SelectionView {
     pub policy: Arc<str>,
     /// Version of the state; 0: nothing was committed yet.
     pub state_version: u64,
+    /// Every arm, in the application's order.
+    pub arms: Vec<ArmView>,
+    /// What the shadow has learned, if the application has one.
+    pub shadow: Option<ShadowView>,
+}
+
+/// What is learned under the policy that decides nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShadowView {
+    /// The policy's name.
+    pub policy: Arc<str>,
     /// Every arm, in the application's order.
     pub arms: Vec<ArmView>,
 }
@@ -50,12 +61,38 @@ impl Shared {
         };
         let snapshot = self.reload(&slot).await?;
         let drawn_from = self.states.current(&slot);
-        let state = snapshot.state.clone();
-        let weights = self.policy.weights(drawn_from.known(), &self.arm_set(|_| true, &[]));
+        let known = drawn_from.known();
+        let own =
+            self.arms(&self.learner.policy, &known.own, |learned| Some(&learned.own), &snapshot);
+        let shadow = self.learner.shadow.as_ref().map(|policy| {
+            let nothing = State::default();
+            let drawn_from = known.shadow.as_ref().unwrap_or(&nothing);
+            ShadowView {
+                policy: policy.name().into(),
+                arms: self.arms(policy, drawn_from, |learned| learned.shadow.as_ref(), &snapshot),
+            }
+        });
+        Ok(SelectionView {
+            policy: Arc::clone(&self.application.policy_name),
+            state_version: snapshot.version,
+            arms: own,
+            shadow,
+        })
+    }
+
+    /// Weights of what is drawn from, and what was observed for this very context.
+    fn arms(
+        &self,
+        policy: &Policy,
+        drawn_from: &State,
+        side: impl Fn(&Learned) -> Option<&State>,
+        snapshot: &Snapshot,
+    ) -> Vec<ArmView> {
+        let weights = policy.weights(drawn_from, &self.arm_set(|_| true, &[]));
+        let state = snapshot.learned.as_deref().and_then(side);
         let arms = self.application.arms.iter().enumerate().zip(weights);
         let arms = arms.map(|((place, arm), weight)| {
-            let learned = state.as_ref().map(|state| state.arm(&arm.name).clone());
-            let learned = learned.unwrap_or_default();
+            let learned = state.map(|state| state.arm(&arm.name).clone()).unwrap_or_default();
             ArmView {
                 arm: Arc::clone(&arm.name),
                 weight,
@@ -64,11 +101,7 @@ impl Shared {
                 availability: self.availability.of(place),
             }
         });
-        Ok(SelectionView {
-            policy: Arc::clone(&self.application.policy_name),
-            state_version: snapshot.version,
-            arms: arms.collect(),
-        })
+        arms.collect()
     }
 
     pub(super) async fn refresh(&self, context: &str) -> Result<(), StoreError> {
@@ -103,19 +136,24 @@ impl Shared {
             let epoch = self.states.epoch();
             let snapshot = self.reload(slot).await?;
             // Nothing is stored, so there is nothing to forget.
-            let (Some(state), 1..) = (&snapshot.state, snapshot.version) else { return Ok(()) };
-            let mut state = state.as_ref().clone();
-            state.forget(arm);
+            let (Some(learned), 1..) = (&snapshot.learned, snapshot.version) else {
+                return Ok(());
+            };
+            let mut learned = learned.as_ref().clone();
+            learned.own.forget(arm);
+            if let Some(shadow) = &mut learned.shadow {
+                shadow.forget(arm);
+            }
             let commit = Commit {
                 key: self.states.key(slot),
                 expected: snapshot.version,
-                state: self.policy.encode(&state),
+                state: self.learner.encode(&learned),
                 marks: Vec::new(),
                 commit_id: rand::random(),
                 time_ms: now_ms(),
             };
             if let CommitOutcome::Committed(version) = self.store.commit(commit).await? {
-                if !self.states.committed(slot, epoch, version, state) {
+                if !self.states.committed(slot, epoch, version, learned) {
                     self.reload(slot).await?;
                 }
                 return Ok(());

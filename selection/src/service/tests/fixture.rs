@@ -188,6 +188,7 @@ fn application(policy: &str, arms: &[&str]) -> Application {
         loss_cap: 1.0,
         policy_name: policy.into(),
         policy_parameters: Vec::new(),
+        shadow: None,
         confidence_threshold: 0.0,
         default_output: Vec::new(),
         arms: arms.iter().map(arm).collect(),
