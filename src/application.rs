@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use prost_types::Duration as WireDuration;
 use skysail_proto::{DataType, PredictError, Signature, Tensor, TensorSpec, pb::v1};
-use skysail_selection::{Application, Arm, Loss, Task, policy::Policy};
+use skysail_selection::{Application, Arm, Loss, PolicyParameters, Task, policy::Policy};
 
 const DEFAULT_SLACK: Duration = Duration::from_millis(1);
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(600);
@@ -179,15 +179,12 @@ fn check_outputs(application: &Application) -> Result<(), PredictError> {
     Ok(())
 }
 
-/// Name and parameters, in order.
-type NamedPolicy = (Arc<str>, Vec<(String, f64)>);
-
 fn policy(
     wire: &v1::Application,
     field: &str,
     policy: v1::Policy,
     arms: &[Arm],
-) -> Result<NamedPolicy, PredictError> {
+) -> Result<(Arc<str>, PolicyParameters), PredictError> {
     let mut parameters: Vec<_> = policy.parameters.into_iter().collect();
     parameters.sort_by(|a, b| a.0.cmp(&b.0));
     let names: Vec<_> = arms.iter().map(|arm| Arc::clone(&arm.name)).collect();

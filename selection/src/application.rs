@@ -4,6 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use skysail_proto::{Tensor, TensorSpec};
 
+/// A policy's parameters, by name.
+pub type PolicyParameters = Vec<(String, f64)>;
+
 /// Signature, objective, policy and arms of one application.
 #[derive(Clone, Debug)]
 pub struct Application {
@@ -32,9 +35,9 @@ pub struct Application {
     /// The policy's name, as it was asked for.
     pub policy_name: Arc<str>,
     /// Its parameters.
-    pub policy_parameters: Vec<(String, f64)>,
+    pub policy_parameters: PolicyParameters,
     /// A policy that learns beside it and decides nothing: its name and parameters.
-    pub shadow: Option<(Arc<str>, Vec<(String, f64)>)>,
+    pub shadow: Option<(Arc<str>, PolicyParameters)>,
     /// A row below this confidence gets the default.
     pub confidence_threshold: f32,
     /// One row per output; empty: there is no default.

@@ -29,7 +29,7 @@ pub mod record;
 pub mod service;
 pub mod store;
 
-pub use application::{Application, Arm, Loss, Task};
+pub use application::{Application, Arm, Loss, PolicyParameters, Task};
 pub use label::Label;
 pub use query::{
     Acknowledgement, Contribution, Feedback, FeedbackValue, InputFeedback, Outcome, Prediction,
