@@ -45,14 +45,6 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
             return Err(invalid(name, field, "a number in [0, 1]", &format!("{value:?}")));
         }
     }
-    if wire.default_reward.is_some() {
-        return Err(PredictError::FailedPrecondition(
-            format!(
-                "application '{name}': default_reward is not supported by this version; leave it out"
-            )
-            .into(),
-        ));
-    }
     let arms = arms(wire)?;
     let task = task(wire)?;
     let (loss, loss_cap) = loss(wire, task)?;
@@ -61,6 +53,14 @@ pub fn check(wire: &v1::Application) -> Result<Application, PredictError> {
         ..Default::default()
     });
     let (policy_name, policy_parameters) = self::policy(wire, "policy", policy, &arms)?;
+    let able = Policy::that_take_rewards();
+    if let Some(got) = wire.default_reward.filter(|_| !able.contains(&&*policy_name)) {
+        let expected = format!(
+            "none with policy '{policy_name}', which cannot learn from a reward; those that can: {}",
+            able.join(", ")
+        );
+        return Err(invalid(name, "default_reward", &expected, &got.to_string()));
+    }
     let shadow = wire.shadow.clone();
     let shadow = shadow.map(|shadow| self::policy(wire, "shadow", shadow, &arms)).transpose()?;
     let application = Application {

@@ -29,6 +29,7 @@ pub mod applications;
 pub mod cli;
 pub mod config;
 pub mod container;
+pub mod default_rewards;
 pub mod demo;
 pub mod grpc;
 pub mod http;

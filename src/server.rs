@@ -25,6 +25,7 @@ use tonic::transport::Server as GrpcServer;
 use crate::{
     applications::{Applications, Parts},
     config::Config,
+    default_rewards,
     grpc::{AdminService, FeedbackService, PredictionService, RegistryService, Shared},
     http,
     metrics::Metrics,
@@ -45,6 +46,7 @@ pub struct Server {
     grpc_task: JoinHandle<Result<(), tonic::transport::Error>>,
     http_task: JoinHandle<std::io::Result<()>>,
     trim_task: JoinHandle<()>,
+    defaults_task: JoinHandle<()>,
     follow_task: JoinHandle<()>,
     health: tonic_health::server::HealthReporter,
     models: Models,
@@ -86,7 +88,16 @@ impl Server {
             instance: rand::random(),
         };
         let applications = Applications::open(parts, &config.applications, &config.source).await?;
-        let trim_task = tokio::spawn(trim(applications.clone(), state.clone(), Arc::clone(&log)));
+        let progress = Arc::new(default_rewards::Progress::default());
+        let defaults_task = tokio::spawn(default_rewards::run(
+            applications.clone(),
+            state.clone(),
+            Arc::clone(&log),
+            metrics.clone(),
+            Arc::clone(&progress),
+        ));
+        let trim_task =
+            tokio::spawn(trim(applications.clone(), state.clone(), Arc::clone(&log), progress));
         let follow_task = tokio::spawn(registrations::follow(
             models.clone(),
             state.clone(),
@@ -122,6 +133,7 @@ impl Server {
             grpc_task,
             http_task,
             trim_task,
+            defaults_task,
             follow_task,
             health,
             models,
@@ -147,6 +159,7 @@ impl Server {
         })
         .await;
         self.trim_task.abort();
+        self.defaults_task.abort();
         // Before the containers go: their registrations are to survive this.
         self.follow_task.abort();
         self.models.shutdown().await;
@@ -256,7 +269,12 @@ async fn until_stopped(mut stopping: watch::Receiver<bool>) {
 }
 
 /// Gives back what the feedback windows do not need any more. Ends when the server stops.
-async fn trim(applications: Applications, state: StateFile, log: Arc<DecisionLogFile>) {
+async fn trim(
+    applications: Applications,
+    state: StateFile,
+    log: Arc<DecisionLogFile>,
+    progress: Arc<default_rewards::Progress>,
+) {
     let mut every = tokio::time::interval(Duration::from_secs(60));
     loop {
         every.tick().await;
@@ -264,8 +282,11 @@ async fn trim(applications: Applications, state: StateFile, log: Arc<DecisionLog
         let mut longest = Duration::ZERO;
         for served in applications.list() {
             let window = served.feedback_window();
-            longest = longest.max(window);
-            let before = now.saturating_sub(window);
+            let mut before = now.saturating_sub(window);
+            if let Some(needed) = progress.needed_from_ms(&served.wire.name) {
+                before = before.min(Duration::from_millis(needed));
+            }
+            longest = longest.max(now.saturating_sub(before));
             let before = u64::try_from(before.as_millis()).unwrap_or_default();
             if let Err(error) = state.trim_marks(&served.wire.name, before).await {
                 tracing::warn!(application = served.wire.name, %error, "marks are not trimmed");

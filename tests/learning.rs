@@ -120,3 +120,64 @@ async fn a_shadow_learns_over_the_wire_and_is_put_in_charge() {
     assert_eq!((now.policy.as_str(), now.shadow_policy.as_str()), ("hedge", ""));
     assert_eq!(now.arms, view.shadow_arms);
 }
+
+#[tokio::test]
+async fn without_feedback_a_decision_gets_the_default_reward_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(ROOT, folder.path()).await;
+    let request = v1::GetApplicationRequest { name: "app".into() };
+    let app = server.admin().get_application(request).await.unwrap().into_inner().application;
+    let policy =
+        |name: &str| Some(v1::Policy { name: name.into(), parameters: Default::default() });
+    let app = v1::Application {
+        name: "quiet".into(),
+        policy: policy("exp3"),
+        default_reward: Some(0.25),
+        feedback_window: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        ..app.unwrap()
+    };
+    let put = |application: v1::Application| {
+        let mut admin = server.admin();
+        let request = v1::PutApplicationRequest { application: Some(application) };
+        async move { admin.put_application(request).await }
+    };
+    let refused =
+        put(v1::Application { policy: policy("hedge"), ..app.clone() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused.message().contains("default_reward: expected none with policy 'hedge'"),
+        "{refused}"
+    );
+    put(app).await.unwrap();
+
+    let mut ids = Vec::new();
+    for i in 0..30 {
+        let request = query("quiet", "", &[[i as f32, 1.0]]);
+        let answer = server.prediction().predict(request).await.unwrap().into_inner();
+        ids.push(answer.decision_id);
+    }
+    let reward = |id: &str| v1::ObserveRequest {
+        value: Some(observe_request::Value::Reward(1.0)),
+        ..label("quiet", id, &[0])
+    };
+    for id in &ids[..10] {
+        server.feedback().observe(reward(id)).await.unwrap();
+    }
+    // It goes on after a restart, and gives nothing twice.
+    server.kill().await;
+    let server = Server::start(ROOT, folder.path()).await;
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let counted = r#"skysail_feedback_total{application="quiet",outcome="DEFAULT"}"#;
+    while server.metric(counted).await < 20.0 {
+        assert!(std::time::Instant::now() < end, "{}", server.metric(counted).await);
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let late = server.feedback().observe(reward(&ids[20])).await.unwrap().into_inner();
+    assert_eq!(late.outcome(), v1::FeedbackOutcome::Expired);
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    let arms = selection(&server, "quiet", "").await.arms;
+    assert_eq!(arms.iter().map(|arm| arm.observations).sum::<u64>(), 30);
+    let lost: f64 = arms.iter().map(|arm| arm.mean_loss * arm.observations as f64).sum();
+    assert!((lost - 20.0 * 0.75).abs() < 1e-9, "{arms:?}");
+    assert_eq!(server.metric(counted).await, 20.0);
+}

@@ -23,7 +23,7 @@ use skysail_proto::PredictError;
 use self::applier::{Job, Settled, Told};
 use crate::{
     DecisionId, DecisionRecord, Feedback, Label, Task,
-    policy::{KNOWN_POLICIES, Policy, SelectionPolicy},
+    policy::{Policy, SelectionPolicy},
     query::{Acknowledgement, FeedbackValue},
     service::{Shared, Slot, now_ms, place},
     store::StoreError,
@@ -78,11 +78,30 @@ pub(crate) async fn observe(
     }
     let rows = rows(feedback.row, &feedback.value, record.answer.len())?;
     takes(shared, &feedback.value)?;
+    apply(shared, record, &feedback.value, &rows).await
+}
+
+/// As [`observe`], after the window.
+pub(crate) async fn give_default(
+    shared: &Arc<Shared>,
+    record: Arc<DecisionRecord>,
+    reward: f64,
+) -> Result<Acknowledgement, ObserveError> {
+    let value = FeedbackValue::Reward(reward);
+    let rows = rows(None, &value, record.answer.len())?;
+    takes(shared, &value)?;
+    apply(shared, record, &value, &rows).await
+}
+
+async fn apply(
+    shared: &Arc<Shared>,
+    record: Arc<DecisionRecord>,
+    value: &FeedbackValue,
+    rows: &[(u32, Option<&Label>)],
+) -> Result<Acknowledgement, ObserveError> {
     let current = *record.policy == *shared.learner.policy.name();
     let told: Arc<[Told]> = if current {
-        rows.iter()
-            .map(|(row, label)| told(shared, &feedback.value, &record, *row, *label))
-            .collect()
+        rows.iter().map(|(row, label)| told(shared, value, &record, *row, *label)).collect()
     } else {
         rows.iter().map(|(row, _)| Told::Nothing { row: *row }).collect()
     };
@@ -174,15 +193,12 @@ fn takes(shared: &Shared, value: &FeedbackValue) -> Result<(), ObserveError> {
     if matches!(value, FeedbackValue::Labels(_)) || shared.learner.policy.takes_rewards() {
         return Ok(());
     }
-    let takes =
-        |name: &&str| Policy::new(name, &[], &[], 0).is_ok_and(|policy| policy.takes_rewards());
-    let able: Vec<_> = KNOWN_POLICIES.into_iter().filter(takes).collect();
     let error = format!(
         "policy '{}' of application '{}' cannot learn from a reward; send a label, or use a policy \
          that can: {}",
         shared.learner.policy,
         shared.application.name,
-        able.join(", ")
+        Policy::that_take_rewards().join(", ")
     );
     Err(ObserveError::FailedPrecondition(error.into()))
 }

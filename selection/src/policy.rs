@@ -170,6 +170,12 @@ impl Policy {
         }
     }
 
+    /// The names of those that can learn from a bare reward.
+    pub fn that_take_rewards() -> Vec<&'static str> {
+        let takes = |name: &&str| Self::new(name, &[], &[], 1).is_ok_and(|p| p.takes_rewards());
+        KNOWN_POLICIES.into_iter().filter(takes).collect()
+    }
+
     /// Prepares and draws in one: for replays and simulations.
     pub fn draw(&self, state: &State, situation: &Situation<'_>, rng: &mut dyn Rng) -> Selection {
         self.select(state, &self.prepare(state, situation.arms), situation, rng)

@@ -151,6 +151,20 @@ impl<M> Selector<M> {
         crate::observe::observe(&self.shared, feedback).await
     }
 
+    /// Gives a decision whose feedback window has closed a reward in place of the feedback that
+    /// did not come; rows that had feedback keep it.
+    ///
+    /// # Errors
+    ///
+    /// The state could not be committed; it may be given again.
+    pub async fn give_default(
+        &self,
+        record: Arc<DecisionRecord>,
+        reward: f64,
+    ) -> Result<Acknowledgement, ObserveError> {
+        crate::observe::give_default(&self.shared, record, reward).await
+    }
+
     /// What is learned for a context (empty: for the application), all acknowledged feedback
     /// included.
     ///

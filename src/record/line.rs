@@ -64,6 +64,19 @@ impl FeedbackLine {
         }
     }
 
+    /// Feedback that did not come, and what stands in for it.
+    pub fn default_reward(decision: DecisionId, reward: f64) -> Self {
+        Self {
+            feedback: decision,
+            row: None,
+            labels: Vec::new(),
+            reward: Some(reward),
+            input: None,
+            outcome: Cow::Borrowed("default"),
+            time_ms: now_ms(),
+        }
+    }
+
     /// Feedback that came now and was applied.
     pub fn new(feedback: &Feedback) -> Self {
         let (labels, reward) = match &feedback.value {
@@ -82,7 +95,7 @@ impl FeedbackLine {
     }
 }
 
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -126,6 +126,11 @@ impl DecisionLogFile {
         self.shared.buffer.push(Line::Feedback(feedback));
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        self.shared.segments.directory()
+    }
+
     /// The longest feedback window there is. Nothing younger is deleted, whatever the options
     /// say; before the first call nothing is deleted.
     pub fn set_retention(&self, window: Duration) {

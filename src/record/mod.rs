@@ -11,6 +11,7 @@
 //! - `buffer`: what is not written yet
 //! - `writer`: the thread
 //! - `segments`, `segment`, `sidecar`: the files, and how a record is found in them
+//! - [`tail`]: reads them in order
 //! - [`mod@line`]: what a line may hold
 //!
 //! # What it does not do
@@ -24,6 +25,7 @@ pub mod log;
 mod segment;
 mod segments;
 mod sidecar;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 mod writer;

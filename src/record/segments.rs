@@ -93,6 +93,10 @@ impl Segments {
         })
     }
 
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub(super) fn active_bytes(&self) -> u64 {
         self.active.read().summary.bytes
     }

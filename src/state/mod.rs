@@ -5,6 +5,7 @@
 //! - [`mod@file`]: the file, and the one thread that writes to it in groups
 //! - [`selection`]: selection state and marks, behind `SelectionStore`
 //! - [`applications`]: applications put over the wire, and the current version of each model
+//! - [`cursors`]: how far the decision log was read for default rewards
 //! - [`key`]: how names become keys
 //!
 //! # What it does not do
@@ -14,6 +15,7 @@
 pub mod applications;
 #[cfg(test)]
 pub(crate) mod child;
+pub mod cursors;
 pub mod file;
 pub mod key;
 pub mod selection;

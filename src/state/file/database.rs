@@ -148,6 +148,7 @@ fn format(database: &Database) -> Result<u64, StateError> {
             // Readers find every table, also before the first write.
             super::super::selection::create(&transaction)?;
             super::super::applications::create(&transaction)?;
+            super::super::cursors::create(&transaction)?;
             transaction.commit().map_err(StateError::disk)?;
             Ok(FORMAT)
         }
