@@ -5,6 +5,7 @@ mod cache;
 mod early_drop;
 mod load;
 mod overhead;
+mod selection;
 
 use std::{
     fs,
@@ -30,6 +31,7 @@ pub use cache::CacheArgs;
 pub use early_drop::EarlyDropArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
+pub use selection::{ReplayArgs, SelectionArgs};
 
 /// Load generator and measurements for Skysail.
 #[derive(Debug, Parser)]
@@ -51,11 +53,16 @@ enum Command {
     Cache(Box<CacheArgs>),
     /// Compares early with lazy drop, in virtual time.
     EarlyDrop(EarlyDropArgs),
+    /// Measures what each policy loses while a model fails, and feedback.
+    Selection(Box<SelectionArgs>),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
     /// Serves a container that only waits; `batching` starts it.
     #[command(hide = true)]
     Sleeper(SleeperArgs),
+    /// Serves containers that answer what was recorded; `selection` starts it.
+    #[command(hide = true)]
+    Replay(ReplayArgs),
 }
 
 impl Cli {
@@ -71,6 +78,8 @@ impl Cli {
             Command::Batching(args) => args.run(),
             Command::Sleeper(args) => args.run(),
             Command::Cache(args) => args.run(),
+            Command::Selection(args) => args.run(),
+            Command::Replay(args) => args.run(),
             Command::EarlyDrop(args) => args.run(),
             Command::Echo(args) => args.run(),
         }

@@ -1,6 +1,6 @@
 //! Reading numpy's files: rows of FP32 from `.npy`, counts from `.npz`.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{collections::HashMap, fs, io::Read as _, path::Path};
 
 use anyhow::{Context, bail, ensure};
 use npyz::{DType, NpyFile, TypeChar};
@@ -41,6 +41,45 @@ fn rows(bytes: &[u8], scale: f32) -> anyhow::Result<Rows> {
         *value *= scale;
     }
     Ok(Rows { values, features })
+}
+
+/// An array of any shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+    /// All elements, the last dimension fastest.
+    pub values: Vec<f32>,
+}
+
+/// The arrays of a `.npz` by name, of FP32, FP64, UINT8 or INT64.
+///
+/// # Errors
+///
+/// The file cannot be read, or an array has another datatype or is in Fortran order.
+pub fn read_npz(path: &Path) -> anyhow::Result<HashMap<String, Array>> {
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let members = members(&bytes).with_context(|| format!("in {}", path.display()))?;
+    let mut arrays = HashMap::new();
+    for Member { name, content } in members {
+        let array = array(&content).with_context(|| format!("{name} in {}", path.display()))?;
+        arrays.insert(name.trim_end_matches(".npy").to_owned(), array);
+    }
+    Ok(arrays)
+}
+
+fn array(bytes: &[u8]) -> anyhow::Result<Array> {
+    let file = NpyFile::new(bytes)?;
+    ensure!(file.order() == npyz::Order::C, "expected C order, got Fortran order");
+    let shape = file.shape().iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>()?;
+    let values: Vec<f32> = match kind(&file)? {
+        (TypeChar::Float, 4) => file.into_vec()?,
+        (TypeChar::Float, 8) => file.into_vec::<f64>()?.into_iter().map(|v| v as f32).collect(),
+        (TypeChar::Uint, 1) => file.into_vec::<u8>()?.into_iter().map(f32::from).collect(),
+        (TypeChar::Int, 8) => file.into_vec::<i64>()?.into_iter().map(|v| v as f32).collect(),
+        (kind, size) => bail!("expected FP32, FP64, UINT8 or INT64, got {kind}{size}"),
+    };
+    Ok(Array { shape, values })
 }
 
 fn kind(file: &NpyFile<&[u8]>) -> anyhow::Result<(TypeChar, u64)> {

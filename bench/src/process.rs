@@ -16,7 +16,20 @@ use prost::Message as _;
 use skysail_proto::pb::v1::PredictResponse;
 use tempfile::TempDir;
 
-use crate::sleeper::Speed;
+use crate::{replay::Delay, sleeper::Speed};
+
+/// What containers replay, and where.
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// A file that [`replay::write`](crate::replay::write) wrote.
+    pub recording: PathBuf,
+    /// How long an answer takes; `None`: no time.
+    pub delay: Option<Delay>,
+    /// Delays are drawn from it.
+    pub seed: u64,
+    /// `host:port`; port 0 picks a free one.
+    pub listen: String,
+}
 
 /// A server in a process of its own; it is killed and its folder removed when this is dropped.
 #[derive(Debug)]
@@ -54,6 +67,22 @@ impl ServerProcess {
         let time = |time: Duration| humantime::format_duration(time).to_string();
         command.arg("sleeper").arg("--row").arg(time(speed.row));
         command.arg("--batch").arg(time(speed.batch));
+        Self::start(command, TempDir::new()?, Duration::from_secs(20))
+    }
+
+    /// Starts containers that replay a recording.
+    ///
+    /// # Errors
+    ///
+    /// They did not start.
+    pub fn replay(program: &Path, options: &ReplayOptions) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        command.arg("replay").arg("--recording").arg(&options.recording);
+        command.args(["--listen", &options.listen, "--seed", &options.seed.to_string()]);
+        if let Some(Delay { median, sigma }) = options.delay {
+            command.arg("--median").arg(humantime::format_duration(median).to_string());
+            command.arg("--sigma").arg(sigma.to_string());
+        }
         Self::start(command, TempDir::new()?, Duration::from_secs(20))
     }
 

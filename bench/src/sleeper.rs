@@ -2,6 +2,7 @@
 //! what batching and queues do, undisturbed by a model that fights for the processor.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -9,22 +10,10 @@ use std::{
 
 use parking_lot::Mutex;
 use skysail_containers::{Container, ContainerError};
-use skysail_proto::{
-    DataType, Inputs, Signature, Tensor, TensorSpec,
-    pb::inference::{
-        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
-        ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
-        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
-        grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
-        model_infer_response::InferOutputTensor,
-        model_metadata_response::TensorMetadata,
-    },
-};
-use tokio::net::TcpListener;
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use skysail_proto::{DataType, Inputs, Signature, Tensor, TensorSpec};
+use tonic::Status;
+
+use crate::open_inference::Models;
 
 /// What a batch takes.
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +41,7 @@ pub const OUTPUT: &str = "label";
 /// A sleeper may wake late by as much; the rest is spun.
 const SPIN: Duration = Duration::from_micros(120);
 
-fn wait_until(end: Instant) {
+pub(crate) fn wait_until(end: Instant) {
     let left = end.saturating_duration_since(Instant::now());
     if left > SPIN {
         thread::sleep(left - SPIN);
@@ -102,29 +91,21 @@ impl Container for Sleeper {
     }
 }
 
-/// Serves the Open Inference Protocol until the process ends. Each model name is a container of
-/// its own: one batch after the other.
-///
-/// # Errors
-///
-/// The listener failed.
-pub async fn serve(listener: TcpListener, speed: Speed) -> anyhow::Result<()> {
-    let service = Service { speed, free: Arc::default() };
-    Server::builder()
-        .add_service(GrpcInferenceServiceServer::new(service).max_decoding_message_size(usize::MAX))
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-        .await?;
-    Ok(())
-}
-
+/// Sleepers behind the protocol. Each model name is a container of its own: one batch after the
+/// other.
 #[derive(Debug)]
-struct Service {
+pub struct Sleepers {
     speed: Speed,
     /// By model: when its container is free.
-    free: Arc<Mutex<std::collections::HashMap<String, Instant>>>,
+    free: Mutex<HashMap<String, Instant>>,
 }
 
-impl Service {
+impl Sleepers {
+    /// All of that speed.
+    pub fn new(speed: Speed) -> Self {
+        Self { speed, free: Mutex::default() }
+    }
+
     /// Takes the container's next free time.
     fn end(&self, model: &str, rows: usize) -> Instant {
         let mut free = self.free.lock();
@@ -134,80 +115,19 @@ impl Service {
     }
 }
 
-#[tonic::async_trait]
-impl GrpcInferenceService for Service {
-    async fn model_infer(
-        &self,
-        request: Request<ModelInferRequest>,
-    ) -> Result<Response<ModelInferResponse>, Status> {
-        let request = request.into_inner();
-        let rows = request.inputs.first().and_then(|input| input.shape.first().copied());
-        let rows = rows.and_then(|rows| usize::try_from(rows).ok());
-        let rows = rows.ok_or_else(|| Status::invalid_argument("expected an input with rows"))?;
-        let end = self.end(&request.model_name, rows);
+impl Models for Sleepers {
+    const INPUT: (&'static str, &'static str, &'static [i64]) =
+        (INPUT, "FP32", &[-1, FEATURES as i64]);
+
+    fn output(&self) -> (&'static str, &'static str, Vec<i64>) {
+        (OUTPUT, "INT64", vec![-1])
+    }
+
+    async fn infer(&self, model: &str, _: &[u8], rows: usize) -> Result<Vec<u8>, Status> {
+        let end = self.end(model, rows);
         // The runtime's timer counts milliseconds.
         let waited = tokio::task::spawn_blocking(move || wait_until(end)).await;
         waited.map_err(|error| Status::internal(error.to_string()))?;
-        Ok(Response::new(ModelInferResponse {
-            model_name: request.model_name,
-            model_version: request.model_version,
-            id: request.id,
-            outputs: vec![InferOutputTensor {
-                name: OUTPUT.into(),
-                datatype: "INT64".into(),
-                shape: vec![rows as i64],
-                ..Default::default()
-            }],
-            raw_output_contents: vec![vec![0; rows * 8].into()],
-            ..Default::default()
-        }))
-    }
-
-    async fn model_metadata(
-        &self,
-        request: Request<ModelMetadataRequest>,
-    ) -> Result<Response<ModelMetadataResponse>, Status> {
-        let request = request.into_inner();
-        let tensor = |name: &str, datatype: &str, shape| TensorMetadata {
-            name: name.into(),
-            datatype: datatype.into(),
-            shape,
-        };
-        Ok(Response::new(ModelMetadataResponse {
-            name: request.name,
-            versions: vec!["1".into()],
-            platform: "sleeper".into(),
-            inputs: vec![tensor(INPUT, "FP32", vec![-1, FEATURES as i64])],
-            outputs: vec![tensor(OUTPUT, "INT64", vec![-1])],
-            ..Default::default()
-        }))
-    }
-
-    async fn server_live(
-        &self,
-        _: Request<ServerLiveRequest>,
-    ) -> Result<Response<ServerLiveResponse>, Status> {
-        Ok(Response::new(ServerLiveResponse { live: true }))
-    }
-
-    async fn server_ready(
-        &self,
-        _: Request<ServerReadyRequest>,
-    ) -> Result<Response<ServerReadyResponse>, Status> {
-        Ok(Response::new(ServerReadyResponse { ready: true }))
-    }
-
-    async fn model_ready(
-        &self,
-        _: Request<ModelReadyRequest>,
-    ) -> Result<Response<ModelReadyResponse>, Status> {
-        Ok(Response::new(ModelReadyResponse { ready: true }))
-    }
-
-    async fn server_metadata(
-        &self,
-        _: Request<ServerMetadataRequest>,
-    ) -> Result<Response<ServerMetadataResponse>, Status> {
-        Ok(Response::new(ServerMetadataResponse { name: "sleeper".into(), ..Default::default() }))
+        Ok(vec![0; rows * 8])
     }
 }

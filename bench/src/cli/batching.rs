@@ -10,8 +10,9 @@ use tokio::net::TcpListener;
 use super::{Common, default_threads};
 use crate::{
     batching::{Part, Settings, measure, print},
+    open_inference,
     report::{Report, print_bars},
-    sleeper::{self, Speed},
+    sleeper::{Sleepers, Speed},
 };
 
 /// Options of `batching`.
@@ -101,7 +102,7 @@ impl SleeperArgs {
                 .with_context(|| format!("listening on {}", self.listen))?;
             let address = listener.local_addr()?;
             let speed = Speed { row: self.row, batch: self.batch };
-            let server = tokio::spawn(sleeper::serve(listener, speed));
+            let server = tokio::spawn(open_inference::serve(listener, Sleepers::new(speed)));
             writeln!(io::stdout().lock(), "ready grpc={address}")?;
             server.await?
         })

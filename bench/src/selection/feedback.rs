@@ -1,0 +1,142 @@
+//! Feedback by the ten thousand: how many a second are acknowledged, and that each counts once.
+
+use std::{collections::HashSet, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use futures::StreamExt as _;
+use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+use serde::Serialize;
+use skysail_proto::pb::v1::{self, FeedbackOutcome, feedback_client::FeedbackClient};
+use tokio::{task::JoinSet, time::Instant};
+
+use super::world::{Programs, Setup, World, label, query};
+use crate::recorded::Recorded;
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Feedbacks {
+    /// Decisions that got feedback.
+    pub decisions: usize,
+    /// Messages, duplicates included.
+    pub sent: usize,
+    /// Acknowledged as applied.
+    pub applied: usize,
+    /// Acknowledged as duplicates.
+    pub duplicates: usize,
+    /// Neither.
+    pub refused: usize,
+    /// Acknowledged messages per second.
+    pub per_s: f64,
+    /// Decisions that no arm's count has.
+    pub lost: f64,
+    /// Rows that an arm's count has too often.
+    pub doubled: f64,
+}
+
+/// Streams over which feedback goes.
+const CONNECTIONS: usize = 3;
+/// One message in so many is sent twice.
+const TWICE: usize = 10;
+
+/// Runs it.
+///
+/// # Errors
+///
+/// A process did not start, or a stream broke.
+pub(super) async fn run(
+    programs: &Programs,
+    recorded: &Recorded,
+    decisions: usize,
+    seed: u64,
+) -> anyhow::Result<Feedbacks> {
+    let setup = Setup {
+        policy: "{ name = \"hedge\" }",
+        objective: Duration::from_secs(5),
+        apart: &[],
+        delay: None,
+        more: "",
+    };
+    let world = World::start(programs, recorded, &setup, seed).await?;
+    let ids = decide(&world, recorded, decisions).await?;
+    let mut messages: Vec<(String, usize)> = ids.clone();
+    messages.extend(ids.iter().step_by(TWICE).cloned());
+    messages.shuffle(&mut StdRng::seed_from_u64(seed));
+    let sent = messages.len();
+    let mut streams = JoinSet::new();
+    let mut parts: Vec<Vec<v1::ObserveRequest>> = vec![Vec::new(); CONNECTIONS];
+    for (place, (id, truth)) in messages.into_iter().enumerate() {
+        let mut message = label(id, truth);
+        message.request_id = place.to_string();
+        parts[place % CONNECTIONS].push(message);
+    }
+    let start = Instant::now();
+    for part in parts {
+        let channel = world.another_channel().await?;
+        streams.spawn(observe(FeedbackClient::new(channel), part));
+    }
+    let (mut applied, mut duplicates, mut refused) = (0, 0, 0);
+    while let Some(outcomes) = streams.join_next().await {
+        for outcome in outcomes.context("a stream's task ended early")?? {
+            match outcome {
+                FeedbackOutcome::Applied => applied += 1,
+                FeedbackOutcome::Duplicate => duplicates += 1,
+                _ => refused += 1,
+            }
+        }
+    }
+    let per_s = sent as f64 / start.elapsed().as_secs_f64();
+    let arms = world.selection("").await?.arms;
+    // Every arm answered every query, so each has one observation per decision.
+    let counts = || arms.iter().map(|arm| arm.observations as f64 - decisions as f64);
+    Ok(Feedbacks {
+        decisions,
+        sent,
+        applied,
+        duplicates,
+        refused,
+        per_s,
+        lost: counts().fold(0.0, |most, over| most.max(-over)),
+        doubled: counts().fold(0.0, f64::max),
+    })
+}
+
+/// Decisions with the truth of their row.
+async fn decide(
+    world: &World,
+    recorded: &Recorded,
+    decisions: usize,
+) -> anyhow::Result<Vec<(String, usize)>> {
+    let rows = recorded.rows();
+    let mut ids = Vec::with_capacity(decisions);
+    let requests = (0..decisions).map(move |place| v1::PredictRequest {
+        request_id: place.to_string(),
+        ..query(place % rows, "")
+    });
+    let mut answers =
+        world.prediction().predict_stream(futures::stream::iter(requests)).await?.into_inner();
+    while let Some(answer) = answers.message().await? {
+        ensure!(answer.error.is_none(), "a query failed: {:?}", answer.error);
+        ensure!(
+            answer.status() == v1::Status::Answered,
+            "an arm did not answer: {}",
+            answer.reason
+        );
+        let place: usize = answer.request_id.parse()?;
+        ids.push((answer.decision_id, recorded.targets[place % rows]));
+    }
+    let distinct: HashSet<_> = ids.iter().map(|(id, _)| id).collect();
+    ensure!(distinct.len() == decisions, "{} ids for {decisions} queries", distinct.len());
+    Ok(ids)
+}
+
+async fn observe(
+    mut client: FeedbackClient<tonic::transport::Channel>,
+    messages: Vec<v1::ObserveRequest>,
+) -> anyhow::Result<Vec<FeedbackOutcome>> {
+    let count = messages.len();
+    let answers = client.observe_stream(futures::stream::iter(messages)).await?.into_inner();
+    let outcomes: Vec<_> = answers.map(|answer| answer.map(|a| a.outcome())).collect().await;
+    let outcomes: Vec<_> = outcomes.into_iter().collect::<Result<_, _>>()?;
+    ensure!(outcomes.len() == count, "{} answers to {count} messages", outcomes.len());
+    Ok(outcomes)
+}
