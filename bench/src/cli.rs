@@ -5,7 +5,9 @@ mod cache;
 mod early_drop;
 mod load;
 mod overhead;
+mod personalisation;
 mod selection;
+mod stragglers;
 
 use std::{
     fs,
@@ -31,7 +33,9 @@ pub use cache::CacheArgs;
 pub use early_drop::EarlyDropArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
+pub use personalisation::PersonalisationArgs;
 pub use selection::{ReplayArgs, SelectionArgs};
+pub use stragglers::StragglersArgs;
 
 /// Load generator and measurements for Skysail.
 #[derive(Debug, Parser)]
@@ -55,6 +59,10 @@ enum Command {
     EarlyDrop(EarlyDropArgs),
     /// Measures what each policy loses while a model fails, and feedback.
     Selection(Box<SelectionArgs>),
+    /// Measures after how many labels the choice for one beats the choice for all.
+    Personalisation(Box<PersonalisationArgs>),
+    /// Measures ensembles with slow members: waiting for all, and answering at the deadline.
+    Stragglers(Box<StragglersArgs>),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
     /// Serves a container that only waits; `batching` starts it.
@@ -79,6 +87,8 @@ impl Cli {
             Command::Sleeper(args) => args.run(),
             Command::Cache(args) => args.run(),
             Command::Selection(args) => args.run(),
+            Command::Personalisation(args) => args.run(),
+            Command::Stragglers(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::EarlyDrop(args) => args.run(),
             Command::Echo(args) => args.run(),

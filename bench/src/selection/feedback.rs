@@ -52,6 +52,7 @@ pub(super) async fn run(
     let setup = Setup {
         policy: "{ name = \"hedge\" }",
         objective: Duration::from_secs(5),
+        models: None,
         apart: &[],
         delay: None,
         more: "",

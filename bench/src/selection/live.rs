@@ -87,6 +87,7 @@ pub(super) async fn run(
     let setup = Setup {
         policy,
         objective: Duration::from_millis(100),
+        models: None,
         apart: &[best],
         delay: None,
         more: "",

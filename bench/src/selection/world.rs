@@ -37,6 +37,8 @@ pub(crate) struct Setup<'a> {
     pub policy: &'a str,
     /// Its objective.
     pub objective: Duration,
+    /// Only so many models are linked, the first ones; `None`: all.
+    pub(crate) models: Option<usize>,
     /// The models in a process of their own each; all others share one.
     pub apart: &'a [usize],
     /// How long containers take.
@@ -139,6 +141,14 @@ impl World {
         connect(&self.server.address).await
     }
 
+    /// Forgets all that the application has learned.
+    pub(crate) async fn reset(&self) -> anyhow::Result<()> {
+        let application = APPLICATION.into();
+        let request = v1::ResetSelectionRequest { application, context_id: String::new() };
+        AdminClient::new(self.channel.clone()).reset_selection(request).await?;
+        Ok(())
+    }
+
     /// What the application has learned, for a context or for all.
     pub(crate) async fn selection(
         &self,
@@ -191,8 +201,8 @@ pub(crate) fn answered(response: &v1::PredictResponse) -> Option<usize> {
 
 fn configuration(recorded: &Recorded, setup: &Setup<'_>) -> anyhow::Result<String> {
     let mut text = String::new();
-    let links: Vec<_> =
-        recorded.models.iter().map(|model| format!("{{ model = \"{model}\" }}")).collect();
+    let linked = recorded.models.iter().take(setup.models.unwrap_or(usize::MAX));
+    let links: Vec<_> = linked.map(|model| format!("{{ model = \"{model}\" }}")).collect();
     write!(
         text,
         r#"[[application]]
