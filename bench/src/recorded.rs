@@ -176,7 +176,10 @@ const BATCH: usize = 500;
 fn scores(file: &Path, pixels: &[u8], features: usize) -> anyhow::Result<Vec<f32>> {
     let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
     let mut model = OnnxContainer::open(&bytes, Device::Cpu, 1)?;
-    let outputs: Vec<Arc<str>> = vec!["scores".into()];
+    let signature = model.signature();
+    let scores = signature.outputs.iter().find(|output| output.datatype == DataType::Fp32);
+    let scores = scores.with_context(|| format!("{} gives no scores", file.display()))?;
+    let outputs: Vec<Arc<str>> = vec![scores.name.as_str().into()];
     let mut all = Vec::new();
     for block in pixels.chunks(BATCH * features) {
         let rows = block.len() / features;
