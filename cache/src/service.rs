@@ -18,6 +18,7 @@ use crate::{
     single_flight::{Boarding, Booking, Departure, Flights, Seat, kept_reply},
     stats::Counters,
     store::tiered::TieredCache,
+    sync,
 };
 
 /// Answers from the store, or lets the service below answer once for all who ask the same.
@@ -135,7 +136,7 @@ impl<P: PredictionCache> Shared<P> {
                 call.waiters = Some(departure.waiters());
                 // Owned by its departure, which is in the table of flights until the task ends;
                 // the task ends when the service below answers, which keeps to the deadlines.
-                tokio::spawn(fly(Arc::clone(self), departure, slower, call, want.inner.clone()));
+                sync::spawn(fly(Arc::clone(self), departure, slower, call, want.inner.clone()));
                 Place::Seat { seat, led: true }
             }
         }
@@ -244,5 +245,7 @@ impl fmt::Debug for CacheFuture {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod interleavings;
 #[cfg(test)]
 mod tests;
