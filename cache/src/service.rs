@@ -74,7 +74,11 @@ where
             self.shared.counters.bypassed.add(1);
             return CacheFuture::later(self.inner.clone().oneshot(call));
         };
-        let key = CacheKey::of(&call);
+        let key = if self.shared.store.shares_keys() {
+            CacheKey::of(&call)
+        } else {
+            CacheKey::private(&call)
+        };
         let slower = match self.shared.store.lookup(&key, &call.model.id, max_age, now()) {
             Lookup::Hit(kept) => {
                 self.shared.counters.hits.add(1);
@@ -162,8 +166,7 @@ async fn fly<S, P>(
             return departure.land(Err(PredictError::Cancelled));
         }
     }
-    let key = CacheKey::of(&call);
-    let model = call.model.id.clone();
+    let (key, model) = (departure.key(), call.model.id.clone());
     let result = inner.oneshot(call).await.map(|mut reply| {
         let generation = departure.generation();
         let fill = Fill { key, model, outputs: reply.outputs, generation };

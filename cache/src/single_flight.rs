@@ -134,6 +134,10 @@ impl Departure {
         Arc::clone(&self.flight.waiters)
     }
 
+    pub(crate) fn key(&self) -> CacheKey {
+        self.key
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         self.flight.generation
     }
