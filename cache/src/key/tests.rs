@@ -121,7 +121,7 @@ fn equal_bytes_under_another_description_have_another_key() {
         ),
     ];
     for (what, variant) in &variants {
-        assert!(!equal(&variant, &base), "{what}");
+        assert!(!equal(variant, &base), "{what}");
     }
     assert!(equal(&base.clone(), &base));
 }
