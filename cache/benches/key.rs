@@ -76,6 +76,13 @@ fn keys(c: &mut Criterion) {
                 BatchSize::SmallInput,
             );
         });
+        group.bench_function("private", |b| {
+            b.iter_batched_ref(
+                || Inputs::new(one.tensors().to_vec()).expect("they were inputs"),
+                |inputs| *inputs.private_digest(),
+                BatchSize::SmallInput,
+            );
+        });
         let (one, other) = (one.tensors()[0].data(), other.tensors()[0].data());
         let hasher = quick_cache::DefaultHashBuilder::default();
         group.bench_function("foldhash and compare", |b| {

@@ -13,14 +13,21 @@ use skysail_proto::{Digest, ModelCall};
 pub struct CacheKey {
     /// BLAKE3-256 of model, resolved version, build digest and the sorted outputs asked for.
     pub identity: Digest,
-    /// BLAKE3-256 of the query's tensors, sorted by name.
+    /// A digest of the query's tensors, sorted by name: BLAKE3-256, or one that means something in
+    /// this process alone.
     pub input: Digest,
 }
 
 impl CacheKey {
-    /// The key of a call. Hashes the inputs unless another arm of the query has done so.
+    /// The key of a call, the same in all front ends. Hashes the inputs unless another arm of the
+    /// query has done so.
     pub fn of(call: &ModelCall) -> Self {
         Self { identity: call.identity, input: *call.inputs.digest() }
+    }
+
+    /// The key of a call in this process: cheaper, and nobody outside can compute it.
+    pub fn private(call: &ModelCall) -> Self {
+        Self { identity: call.identity, input: *call.inputs.private_digest() }
     }
 }
 

@@ -35,6 +35,7 @@ pub mod service;
 mod single_flight;
 pub mod stats;
 pub mod store;
+mod sync;
 
 pub use key::CacheKey;
 pub use layer::CacheLayer;

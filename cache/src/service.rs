@@ -18,6 +18,7 @@ use crate::{
     single_flight::{Boarding, Booking, Departure, Flights, Seat, kept_reply},
     stats::Counters,
     store::tiered::TieredCache,
+    sync,
 };
 
 /// Answers from the store, or lets the service below answer once for all who ask the same.
@@ -73,7 +74,11 @@ where
             self.shared.counters.bypassed.add(1);
             return CacheFuture::later(self.inner.clone().oneshot(call));
         };
-        let key = CacheKey::of(&call);
+        let key = if self.shared.store.shares_keys() {
+            CacheKey::of(&call)
+        } else {
+            CacheKey::private(&call)
+        };
         let slower = match self.shared.store.lookup(&key, &call.model.id, max_age, now()) {
             Lookup::Hit(kept) => {
                 self.shared.counters.hits.add(1);
@@ -135,7 +140,7 @@ impl<P: PredictionCache> Shared<P> {
                 call.waiters = Some(departure.waiters());
                 // Owned by its departure, which is in the table of flights until the task ends;
                 // the task ends when the service below answers, which keeps to the deadlines.
-                tokio::spawn(fly(Arc::clone(self), departure, slower, call, want.inner.clone()));
+                sync::spawn(fly(Arc::clone(self), departure, slower, call, want.inner.clone()));
                 Place::Seat { seat, led: true }
             }
         }
@@ -161,8 +166,7 @@ async fn fly<S, P>(
             return departure.land(Err(PredictError::Cancelled));
         }
     }
-    let key = CacheKey::of(&call);
-    let model = call.model.id.clone();
+    let (key, model) = (departure.key(), call.model.id.clone());
     let result = inner.oneshot(call).await.map(|mut reply| {
         let generation = departure.generation();
         let fill = Fill { key, model, outputs: reply.outputs, generation };
@@ -244,5 +248,7 @@ impl fmt::Debug for CacheFuture {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod interleavings;
 #[cfg(test)]
 mod tests;

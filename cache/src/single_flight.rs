@@ -10,11 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
 use skysail_proto::{ModelReply, PredictError, Waiters, call::ModelResult, waiters::Waiter};
 use tokio::sync::watch;
 
-use crate::{CacheKey, Generation, Kept};
+use crate::{CacheKey, Generation, Kept, sync::Mutex};
 
 /// Locks of the table of flights. More would only help where many cores miss at once.
 const SHARDS: usize = 16;
@@ -135,6 +134,10 @@ impl Departure {
         Arc::clone(&self.flight.waiters)
     }
 
+    pub(crate) fn key(&self) -> CacheKey {
+        self.key
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         self.flight.generation
     }
@@ -207,3 +210,6 @@ pub(crate) fn kept_reply(kept: Kept) -> ModelReply {
         compute: Duration::ZERO,
     }
 }
+
+#[cfg(test)]
+mod tests;

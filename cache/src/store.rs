@@ -79,6 +79,11 @@ pub trait PredictionCache: Send + Sync + 'static {
     /// writes behind.
     fn insert(&self, fill: Fill, now: Instant) -> Arc<[Tensor]>;
 
+    /// Whether other processes look for the same keys, so that all must compute them alike.
+    fn shares_keys(&self) -> bool {
+        false
+    }
+
     /// Changes with every [`PredictionCache::drop_model`], before that returns.
     fn generation(&self) -> Generation;
 

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{ModelVersion, PredictError, Tensor, TensorError, Waiters};
+use crate::{ModelVersion, PredictError, Tensor, TensorError, Waiters, private};
 
-/// A BLAKE3-256 digest.
+/// 32 bytes that stand for more.
 pub type Digest = [u8; 32];
 
 /// A query's tensors under the names that the model gives them, sorted by name.
@@ -18,6 +18,7 @@ pub struct Inputs {
     tensors: Vec<Tensor>,
     rows: usize,
     digest: OnceLock<Digest>,
+    private_digest: OnceLock<Digest>,
 }
 
 impl Inputs {
@@ -47,7 +48,7 @@ impl Inputs {
         if rows == 0 {
             return Err(TensorError::NoRow { name: first.name().into() });
         }
-        Ok(Self { tensors, rows, digest: OnceLock::new() })
+        Ok(Self { tensors, rows, digest: OnceLock::new(), private_digest: OnceLock::new() })
     }
 
     /// The tensors, sorted by name.
@@ -81,6 +82,12 @@ impl Inputs {
             }
             *hasher.finalize().as_bytes()
         })
+    }
+
+    /// Tells inputs apart as [`Inputs::digest`] does, at a fifth of its cost for a few KB, but is another one in
+    /// every process; computed once.
+    pub fn private_digest(&self) -> &Digest {
+        self.private_digest.get_or_init(|| private::digest(&self.tensors))
     }
 }
 

@@ -23,6 +23,7 @@ pub mod call;
 pub mod error;
 pub mod model;
 pub mod open_inference;
+mod private;
 pub mod spec;
 pub mod tensor;
 pub mod waiters;

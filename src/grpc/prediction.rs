@@ -1,6 +1,9 @@
 //! `Prediction`: the door for queries.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use skysail_proto::{
     PredictError,
@@ -35,9 +38,10 @@ impl Prediction for PredictionService {
         &self,
         request: Request<Streaming<v1::PredictRequest>>,
     ) -> Result<Response<Self::PredictStreamStream>, Status> {
-        let shared = self.0.clone();
+        // Shared once for the stream: a clone for each message would count a dozen references.
+        let shared = Arc::new(self.0.clone());
         let answer = move |mut request: v1::PredictRequest| {
-            let shared = shared.clone();
+            let shared = Arc::clone(&shared);
             async move {
                 let arrived = Instant::now();
                 // The id is needed on both ways out, and only one of them gets the request.

@@ -24,7 +24,7 @@ pub(super) type Flushed = oneshot::Sender<Result<(), RecordError>>;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) lines: Vec<Line>,
-    by_id: HashMap<DecisionId, usize>,
+    by_id: HashMap<DecisionId, usize, foldhash::fast::RandomState>,
     weight: usize,
     /// When the first line came.
     since: Option<Instant>,

@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 use skysail_selection::{DecisionId, DecisionRecord};
 
@@ -37,12 +38,15 @@ pub(super) struct Segments {
     pub(super) full: std::sync::atomic::AtomicBool,
 }
 
+/// Ids are made by front ends and not by clients, so that a fast hash will do.
+type Index = HashMap<DecisionId, Place, RandomState>;
+
 #[derive(Debug)]
 struct Active {
     sequence: u64,
     file: Arc<File>,
     summary: Summary,
-    index: HashMap<DecisionId, Place>,
+    index: Index,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +172,7 @@ impl Segments {
             sequence: sequence + 1,
             file,
             summary: Summary::default(),
-            index: HashMap::with_capacity(entries.len()),
+            index: Index::with_capacity_and_hasher(entries.len(), RandomState::default()),
         };
         let last = std::mem::replace(&mut *self.active.write(), next);
         // Freeing a large map takes a while; nobody waits for the lock meanwhile.

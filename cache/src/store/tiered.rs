@@ -85,6 +85,10 @@ impl PredictionCache for TieredCache {
         outputs
     }
 
+    fn shares_keys(&self) -> bool {
+        self.redis.is_some()
+    }
+
     fn generation(&self) -> Generation {
         self.embedded.generation()
     }
@@ -104,5 +108,18 @@ impl PredictionCache for TieredCache {
     fn stats(&self) -> StoreStats {
         let redis = self.redis.as_ref().map(RedisTier::stats);
         StoreStats { redis, ..self.embedded.stats() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_are_shared_exactly_where_a_redis_is() {
+        let options = RedisOptions::new("redis://127.0.0.1:1".parse().expect("an address"));
+        let shared = TieredCache::with_redis(1 << 20, &options).expect("it need not be there");
+        assert!(shared.shares_keys());
+        assert!(!TieredCache::embedded(1 << 20).shares_keys());
     }
 }

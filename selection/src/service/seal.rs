@@ -228,7 +228,9 @@ impl Shared {
             Status::Answered
         };
         if !short && !heard.is_empty() {
-            return (status, Arc::from(combined.reason));
+            // The common case allocates nothing.
+            let none = combined.reason.is_empty();
+            return (status, if none { Arc::default() } else { Arc::from(combined.reason) });
         }
         let mut reason = String::new();
         let mut say = |arm: usize, what: &dyn std::fmt::Display| {
