@@ -1,6 +1,9 @@
 //! Feedback by the ten thousand: how many a second are acknowledged, and that each counts once.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use futures::StreamExt as _;
@@ -27,9 +30,9 @@ pub struct Feedbacks {
     pub refused: usize,
     /// Acknowledged messages per second.
     pub per_s: f64,
-    /// Decisions that no arm's count has.
+    /// Of the arm that lacks most: decisions that it answered and its count does not have.
     pub lost: f64,
-    /// Rows that an arm's count has too often.
+    /// Of the arm that has most too many: observations beyond the decisions that it answered.
     pub doubled: f64,
 }
 
@@ -58,7 +61,7 @@ pub(super) async fn run(
         more: "",
     };
     let world = World::start(programs, recorded, &setup, seed).await?;
-    let ids = decide(&world, recorded, decisions).await?;
+    let (ids, answered) = decide(&world, recorded, decisions).await?;
     let mut messages: Vec<(String, usize)> = ids.clone();
     messages.extend(ids.iter().step_by(TWICE).cloned());
     messages.shuffle(&mut StdRng::seed_from_u64(seed));
@@ -87,8 +90,12 @@ pub(super) async fn run(
     }
     let per_s = sent as f64 / start.elapsed().as_secs_f64();
     let arms = world.selection("").await?.arms;
-    // Every arm answered every query, so each has one observation per decision.
-    let counts = || arms.iter().map(|arm| arm.observations as f64 - decisions as f64);
+    let counts = || {
+        arms.iter().map(|arm| {
+            let answered = answered.get(&arm.arm).copied().unwrap_or_default();
+            arm.observations as f64 - answered as f64
+        })
+    };
     Ok(Feedbacks {
         decisions,
         sent,
@@ -102,12 +109,16 @@ pub(super) async fn run(
 }
 
 /// Decisions with the truth of their row.
+type Decisions = Vec<(String, usize)>;
+
+/// Makes decisions, and counts by arm those that it answered: a busy machine masks one for a moment.
 async fn decide(
     world: &World,
     recorded: &Recorded,
     decisions: usize,
-) -> anyhow::Result<Vec<(String, usize)>> {
+) -> anyhow::Result<(Decisions, HashMap<String, usize>)> {
     let rows = recorded.rows();
+    let mut answered: HashMap<String, usize> = HashMap::new();
     let mut ids = Vec::with_capacity(decisions);
     let requests = (0..decisions).map(move |place| v1::PredictRequest {
         request_id: place.to_string(),
@@ -117,17 +128,17 @@ async fn decide(
         world.prediction().predict_stream(futures::stream::iter(requests)).await?.into_inner();
     while let Some(answer) = answers.message().await? {
         ensure!(answer.error.is_none(), "a query failed: {:?}", answer.error);
-        ensure!(
-            answer.status() == v1::Status::Answered,
-            "an arm did not answer: {}",
-            answer.reason
-        );
+        for one in answer.contributions {
+            if one.outcome() == v1::Outcome::Used {
+                *answered.entry(one.arm).or_default() += 1;
+            }
+        }
         let place: usize = answer.request_id.parse()?;
         ids.push((answer.decision_id, recorded.targets[place % rows]));
     }
     let distinct: HashSet<_> = ids.iter().map(|(id, _)| id).collect();
     ensure!(distinct.len() == decisions, "{} ids for {decisions} queries", distinct.len());
-    Ok(ids)
+    Ok((ids, answered))
 }
 
 async fn observe(
