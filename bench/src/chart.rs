@@ -65,7 +65,13 @@ impl Chart<'_> {
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(first..last.max(first + 1e-9), self.range.0..self.range.1)?;
-        chart.configure_mesh().x_desc(self.x).y_desc(self.y).light_line_style(WHITE).draw()?;
+        chart
+            .configure_mesh()
+            .x_desc(self.x)
+            .y_desc(self.y)
+            .x_label_formatter(&|x| format!("{}", (x * 100.0).round() / 100.0))
+            .light_line_style(WHITE)
+            .draw()?;
         if let Some((from, to)) = self.shaded {
             let corners = [(from, self.range.0), (to, self.range.1)];
             let shade = Rectangle::new(corners, RGBColor(235, 235, 235).filled());
