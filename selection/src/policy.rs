@@ -98,6 +98,9 @@ pub enum Observation<'a> {
     Reward(f64),
 }
 
+/// An arm without sums and its name.
+const ARM_BYTES: usize = size_of::<ArmState>() + 64;
+
 /// What every policy does. Plain and synchronous; it has no clock, no I/O and no generator.
 pub trait SelectionPolicy {
     /// As applications name it.
@@ -117,6 +120,11 @@ pub trait SelectionPolicy {
     /// deterministic does, since it would choose one arm until the first feedback arrives.
     fn counts_pending(&self) -> bool {
         false
+    }
+
+    /// What one arm takes in the memory of a state, about, in bytes, all that is prepared with it.
+    fn arm_bytes(&self) -> usize {
+        ARM_BYTES
     }
 
     /// What [`select`](Self::select) will need for this state while these arms are live.
@@ -254,6 +262,10 @@ impl SelectionPolicy for Policy {
 
     fn counts_pending(&self) -> bool {
         self.inner().counts_pending()
+    }
+
+    fn arm_bytes(&self) -> usize {
+        self.inner().arm_bytes()
     }
 
     fn prepare(&self, state: &State, arms: &ArmSet<'_>) -> Prepared {

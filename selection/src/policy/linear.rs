@@ -48,8 +48,8 @@ use rand::Rng;
 
 use self::{ridge::Ridge, scale::Scale, sums::Sums};
 use super::{
-    ArmSet, LiveArm, Made, Observation, PolicyError, Prepared, Selection, SelectionPolicy,
-    Situation, State,
+    ARM_BYTES, ArmSet, LiveArm, Made, Observation, PolicyError, Prepared, Selection,
+    SelectionPolicy, Situation, State,
     draw::{live, nobody, single},
     parameters::Parameter,
     state::{count, scored},
@@ -273,6 +273,14 @@ impl<P: LinearPolicy> SelectionPolicy for P {
             begin.sums = capped;
         }
         prior
+    }
+
+    /// Sums twice, since a context keeps its prior, and once what is solved.
+    fn arm_bytes(&self) -> usize {
+        let regression = self.regression();
+        let solved = regression.features + usize::from(regression.intercept);
+        let numbers = 2 * sums::length(regression.features) + solved * (solved + 3) / 2;
+        ARM_BYTES + size_of::<f64>() * numbers
     }
 
     fn prepare(&self, state: &State, arms: &ArmSet<'_>) -> Prepared {

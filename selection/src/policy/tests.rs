@@ -350,26 +350,25 @@ fn a_state_is_read_back_to_the_bit() {
     assert_eq!(exp3.decode(&longer), Err(StateError::Damaged));
 }
 
-/// Pearson's statistic of 100,000 draws against the recorded q, at p = .001.
+/// Pearson's statistic of the draws against the recorded q, at p = .001.
 #[test]
 fn draws_are_those_that_are_recorded() {
     let split = policy("static", &[("a", 0.5), ("b", 0.25), ("c", 3.0), ("d", 0.01)], 4);
     let exp3 = policy("exp3", &[("floor", 0.1)], 4);
     let mut state = exp3.init();
     observe(&exp3, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
-    let mut all = vec![(split, state.clone(), 11), (exp3, state, 12)];
+    let mut all = vec![(split, state.clone(), 100_000, 11), (exp3, state, 100_000, 12)];
     for (name, seed) in [("linucb", 13), ("lin_thompson", 14), ("squarecb", 15)] {
         let policy = policy(name, &[("floor", 0.1)], 4);
         let mut state = policy.init();
         observe(&policy, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
-        all.push((policy, state, seed));
+        all.push((policy, state, 10_000, seed));
     }
-    for (policy, state, seed) in all {
+    for (policy, state, draws, seed) in all {
         let mut rng = rng(seed);
         let mut arms = all_live(4);
         arms[1].availability = 0.4;
         let (mut seen, mut q) = ([0.0; 4], Vec::new());
-        let draws = 100_000;
         for _ in 0..draws {
             let selection = draw(&policy, &state, &arms, &mut rng);
             seen[selection.chosen[0]] += 1.0;
