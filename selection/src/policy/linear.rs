@@ -203,7 +203,7 @@ impl Regression {
             let diagonal = &mut a[first(row) + row];
             *diagonal = diagonal.max(0.0) + self.lambda;
         }
-        Ridge::new(a, b, self.lambda)
+        Ridge::new(a, &b, self.lambda)
     }
 
     /// The features by which a decision is learned from; `None`: not in this application's

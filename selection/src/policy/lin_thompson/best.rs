@@ -11,14 +11,17 @@ pub(super) struct Score {
 
 /// Points per score at which all scores are looked at. More are nearer to the truth, and dearer
 /// by the square of the number of arms.
-const POINTS: usize = 21;
+const POINTS: usize = 17;
 
 /// The points of a score reach this many deviations to either side of its mean.
-const REACH: f64 = 4.5;
+const REACH: f64 = 4.0;
 
 /// A score that is this many deviations short of another at its least is never the largest: the
 /// probability is below 1e-9.
 const FAR: f64 = 6.0;
+
+/// Where erfc is below 1e-10, and not computed any more.
+const CERTAIN: f64 = 4.6;
 
 /// A deviation below this share of the largest is raised to it. The probabilities do not show the
 /// difference, and neighbouring points stay apart.
@@ -29,8 +32,8 @@ const LEAST_SHARE: f64 = 1e-6;
 /// unlike the scales are, each distribution function rises in small steps.
 ///
 /// From one point to the next the product of all F rises by what is the probability of the
-/// maximum to lie between, and that is shared out by the rise of each F, times the mean of the
-/// others (the product rule). So the probabilities sum to 1 whatever the grid, and none is
+/// maximum to lie between, and that is shared out by the rise of each F over its mean (the
+/// product rule). So the probabilities sum to 1 whatever the grid, and none is
 /// negative.
 pub(super) fn best(scores: &[Score]) -> Vec<f64> {
     let widest = scores.iter().map(|score| score.deviation).fold(0.0, f64::max);
@@ -47,29 +50,26 @@ pub(super) fn best(scores: &[Score]) -> Vec<f64> {
     let able: Vec<usize> = (0..scores.len()).filter(may).collect();
 
     let mut q = vec![0.0; scores.len()];
-    let (mut below, mut at) = (vec![0.0; able.len()], vec![0.0; able.len()]);
-    let mut all_below = 0.0;
+    // By place in `able`: F at the last point, and the share of what came since.
+    let (mut at, mut shares) = (vec![0.0; able.len()], vec![0.0; able.len()]);
+    let mut all_at = 0.0;
     for t in grid(able.iter().map(|place| scores[*place]), least) {
-        let mut all_at = 1.0;
-        let mut between = 1.0;
-        for ((at, below), place) in at.iter_mut().zip(&below).zip(&able) {
+        let (mut all, mut share_sum) = (1.0, 0.0);
+        for ((at, share), place) in at.iter_mut().zip(&mut shares).zip(&able) {
             // Rounding may let it fall by a little.
-            *at = scores[*place].below(t).max(*below);
-            all_at *= *at;
-            between *= 0.5 * (*at + below);
+            let now = scores[*place].below(t).max(*at);
+            *share = if now > *at { (now - *at) / (now + *at) } else { 0.0 };
+            share_sum += *share;
+            all *= now;
+            *at = now;
         }
-        if between > 0.0 {
-            let share = |(at, below): (&f64, &f64)| (at - below) / (0.5 * (at + below));
-            let shares: f64 = at.iter().zip(&below).map(share).sum();
-            if shares > 0.0 {
-                let rise = (all_at - all_below) / shares;
-                for (place, pair) in able.iter().zip(at.iter().zip(&below)) {
-                    q[*place] += rise * share(pair);
-                }
+        if share_sum > 0.0 {
+            let rise = (all - all_at) / share_sum;
+            for (place, share) in able.iter().zip(&shares) {
+                q[*place] += rise * share;
             }
         }
-        all_below = all_at;
-        std::mem::swap(&mut below, &mut at);
+        all_at = all;
     }
     normalise(&mut q);
     q
@@ -93,6 +93,9 @@ impl Score {
     /// The probability that it is at most `t`.
     fn below(&self, t: f64) -> f64 {
         let x = (t - self.mean) / (self.deviation * std::f64::consts::SQRT_2);
+        if x.abs() > CERTAIN {
+            return if x < 0.0 { 0.0 } else { 1.0 };
+        }
         if x < 0.0 { 0.5 * tail(-x) } else { 1.0 - 0.5 * tail(x) }
     }
 }

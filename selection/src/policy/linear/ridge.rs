@@ -2,12 +2,12 @@
 
 /// The solution of `A θ = b` with `A = λI + ΣZZᵀ`, and what the width of a prediction needs.
 ///
-/// It holds the factor `L` of `A = L Lᵀ` (Cholesky) and not `A⁻¹`: `zᵀA⁻¹z` is then `|L⁻¹z|²`,
-/// a sum of squares, which rounding cannot make negative, at half the cost.
+/// It holds the inverse of the factor `L` of `A = L Lᵀ` (Cholesky) and not `A⁻¹`: `zᵀA⁻¹z` is
+/// then `|L⁻¹z|²`, a sum of squares, which rounding cannot make negative, at half the cost.
 #[derive(Clone, Debug)]
 pub(super) struct Ridge {
-    /// Lower triangle by rows.
-    factor: Vec<f64>,
+    /// Lower triangle of L⁻¹ by rows.
+    inverse: Vec<f64>,
     theta: Vec<f64>,
 }
 
@@ -15,38 +15,22 @@ impl Ridge {
     /// `a` is the lower triangle of A by rows, λ included. No pivot of A is below λ, since what
     /// is added to λI is positive semidefinite; rounding may find one that is, and it is set
     /// back.
-    pub(super) fn new(mut a: Vec<f64>, b: Vec<f64>, lambda: f64) -> Self {
+    pub(super) fn new(mut a: Vec<f64>, b: &[f64], lambda: f64) -> Self {
         for row in 0..b.len() {
             let (above, current) = a.split_at_mut(first(row));
             let current = &mut current[..=row];
             for column in 0..row {
                 let pivot = &above[first(column)..][..=column];
                 let inner = dot(&current[..column], &pivot[..column]);
-                current[column] = (current[column] - inner) / pivot[column];
+                // The diagonal is kept as its reciprocal.
+                current[column] = (current[column] - inner) * pivot[column];
             }
             let rest = current[row] - dot(&current[..row], &current[..row]);
-            current[row] = rest.max(lambda).sqrt();
+            current[row] = 1.0 / rest.max(lambda).sqrt();
         }
-        let mut ridge = Self { factor: a, theta: b };
-        ridge.solve();
-        ridge
-    }
-
-    /// θ in place of b: forwards with L, backwards with Lᵀ.
-    fn solve(&mut self) {
-        let theta = &mut self.theta;
-        for row in 0..theta.len() {
-            let factor = &self.factor[first(row)..][..=row];
-            theta[row] = (theta[row] - dot(&factor[..row], &theta[..row])) / factor[row];
-        }
-        for row in (0..theta.len()).rev() {
-            let factor = &self.factor[first(row)..][..=row];
-            theta[row] /= factor[row];
-            let (solved, value) = theta.split_at_mut(row);
-            for (theta, factor) in solved.iter_mut().zip(factor) {
-                *theta -= factor * value[0];
-            }
-        }
+        invert(&mut a, b.len());
+        let theta = solve(&a, b);
+        Self { inverse: a, theta }
     }
 
     /// θᵀz.
@@ -56,13 +40,50 @@ impl Ridge {
 
     /// zᵀA⁻¹z; never negative.
     pub(super) fn variance(&self, z: &[f64]) -> f64 {
-        let mut solved = Vec::with_capacity(z.len());
-        for (row, value) in z.iter().enumerate() {
-            let factor = &self.factor[first(row)..][..=row];
-            solved.push((value - dot(&factor[..row], &solved)) / factor[row]);
+        let mut rest = &self.inverse[..];
+        let mut sum = 0.0;
+        for row in 1..=z.len() {
+            let (factor, below) = rest.split_at(row);
+            let value = dot(factor, &z[..row]);
+            sum += value * value;
+            rest = below;
         }
-        dot(&solved, &solved)
+        sum
     }
+}
+
+/// L⁻¹ in place of L, whose diagonal is kept as its reciprocal: row i of L⁻¹ is
+/// −1/Lᵢᵢ · Σ Lᵢⱼ · (row j of L⁻¹), over j < i.
+fn invert(factor: &mut [f64], dimension: usize) {
+    let mut sum = vec![0.0; dimension];
+    for row in 1..dimension {
+        let (above, current) = factor.split_at_mut(first(row));
+        let sum = &mut sum[..row];
+        sum.fill(0.0);
+        for (column, value) in current[..row].iter().enumerate() {
+            let inverse = &above[first(column)..][..=column];
+            for (sum, inverse) in sum.iter_mut().zip(inverse) {
+                *sum += value * inverse;
+            }
+        }
+        let reciprocal = current[row];
+        for (current, sum) in current.iter_mut().zip(sum) {
+            *current = -*sum * reciprocal;
+        }
+    }
+}
+
+/// θ = L⁻ᵀ (L⁻¹ b).
+fn solve(inverse: &[f64], b: &[f64]) -> Vec<f64> {
+    let mut theta = vec![0.0; b.len()];
+    for row in 0..b.len() {
+        let inverse = &inverse[first(row)..][..=row];
+        let value = dot(inverse, &b[..=row]);
+        for (theta, inverse) in theta.iter_mut().zip(inverse) {
+            *theta += inverse * value;
+        }
+    }
+    theta
 }
 
 /// Where a row of the lower triangle begins.
