@@ -1,5 +1,7 @@
 //! The probability of each of some normal scores to be the largest.
 
+use std::sync::LazyLock;
+
 use super::super::draw::{greedy, normalise};
 
 /// One arm's score, normally distributed.
@@ -19,9 +21,6 @@ const REACH: f64 = 4.0;
 /// A score that is this many deviations short of another at its least is never the largest: the
 /// probability is below 1e-9.
 const FAR: f64 = 6.0;
-
-/// Where erfc is below 1e-10, and not computed any more.
-const CERTAIN: f64 = 4.6;
 
 /// A deviation below this share of the largest is raised to it. The probabilities do not show the
 /// difference, and neighbouring points stay apart.
@@ -52,12 +51,14 @@ pub(super) fn best(scores: &[Score]) -> Vec<f64> {
     let mut q = vec![0.0; scores.len()];
     // By place in `able`: F at the last point, and the share of what came since.
     let (mut at, mut shares) = (vec![0.0; able.len()], vec![0.0; able.len()]);
-    let mut all_at = 0.0;
+    let (mut all_at, table) = (0.0, &TABLE[..]);
+    let distributions: Vec<_> =
+        able.iter().map(|place| Distribution::new(scores[*place])).collect();
     for t in grid(able.iter().map(|place| scores[*place]), least) {
         let (mut all, mut share_sum) = (1.0, 0.0);
-        for ((at, share), place) in at.iter_mut().zip(&mut shares).zip(&able) {
+        for ((at, share), score) in at.iter_mut().zip(&mut shares).zip(&distributions) {
             // Rounding may let it fall by a little.
-            let now = scores[*place].below(t).max(*at);
+            let now = score.below(table, t).max(*at);
             *share = if now > *at { (now - *at) / (now + *at) } else { 0.0 };
             share_sum += *share;
             all *= now;
@@ -89,16 +90,42 @@ fn grid(scores: impl Iterator<Item = Score>, least: f64) -> Vec<f64> {
     grid
 }
 
-impl Score {
-    /// The probability that it is at most `t`.
-    fn below(&self, t: f64) -> f64 {
-        let x = (t - self.mean) / (self.deviation * std::f64::consts::SQRT_2);
-        if x.abs() > CERTAIN {
-            return if x < 0.0 { 0.0 } else { 1.0 };
-        }
-        if x < 0.0 { 0.5 * tail(-x) } else { 1.0 - 0.5 * tail(x) }
+/// A score's distribution function, by table.
+struct Distribution {
+    mean: f64,
+    /// 1 / deviation, in steps of the table.
+    scale: f64,
+}
+
+impl Distribution {
+    fn new(score: Score) -> Self {
+        Self { mean: score.mean, scale: STEPS / score.deviation }
+    }
+
+    /// The probability of being at most `t`, within 2e-6. The exponential in every place would
+    /// be most of what a draw costs.
+    fn below(&self, table: &[f64], t: f64) -> f64 {
+        let last = table.len() - 1;
+        let place = ((t - self.mean) * self.scale + last as f64 / 2.0).clamp(0.0, last as f64);
+        let step = (place as usize).min(last - 1);
+        let (low, high) = (table[step], table[step + 1]);
+        low + (high - low) * (place - step as f64)
     }
 }
+
+/// Steps of the table per deviation.
+const STEPS: f64 = 128.0;
+
+/// The standard normal distribution function from −[`FAR`] to [`FAR`]; 0 and 1 at its ends, so
+/// that no probability is lost.
+static TABLE: LazyLock<Vec<f64>> = LazyLock::new(|| {
+    let last = (2.0 * FAR * STEPS) as usize;
+    let x = |step: usize| (step as f64 / STEPS - FAR) * std::f64::consts::FRAC_1_SQRT_2;
+    let below = |x: f64| if x < 0.0 { 0.5 * tail(-x) } else { 1.0 - 0.5 * tail(x) };
+    let mut table: Vec<f64> = (0..=last).map(|step| below(x(step))).collect();
+    (table[0], table[last]) = (0.0, 1.0);
+    table
+});
 
 /// erfc(x) for x ≥ 0, within 1.5e-7 (Hastings; Abramowitz and Stegun, "Handbook of Mathematical
 /// Functions", 7.1.26). The quadrature is no nearer.
