@@ -12,8 +12,12 @@ mod draw;
 mod exp3;
 mod floor;
 mod hedge;
+mod lin_thompson;
+mod lin_ucb;
+mod linear;
 mod parameters;
 mod split;
+mod square_cb;
 mod state;
 
 use std::{fmt, sync::Arc};
@@ -24,8 +28,11 @@ use rand::Rng;
 pub use self::{
     exp3::Exp3,
     hedge::Hedge,
+    lin_thompson::LinThompson,
+    lin_ucb::LinUcb,
     parameters::PolicyError,
     split::Static,
+    square_cb::SquareCb,
     state::{ArmState, State, StateError},
 };
 use crate::DecisionRecord;
@@ -59,9 +66,15 @@ pub struct Situation<'a> {
 /// What selecting needs of a state and is dear to compute: made once per state and set of live
 /// arms, off the path of a query. Only the policy that made it reads it.
 #[derive(Clone, Debug, Default)]
-pub struct Prepared(
-    #[expect(dead_code, reason = "the policies that prepare come next")] Option<Arc<Vec<f64>>>,
-);
+pub struct Prepared(Made);
+
+#[derive(Clone, Debug, Default)]
+enum Made {
+    #[default]
+    Nothing,
+    /// A linear policy's regressions.
+    Linear(Arc<linear::Fitted>),
+}
 
 /// What a policy chose. Vectors are by the place in the [`ArmSet`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,6 +98,9 @@ pub enum Observation<'a> {
     Reward(f64),
 }
 
+/// An arm without sums and its name.
+const ARM_BYTES: usize = size_of::<ArmState>() + 64;
+
 /// What every policy does. Plain and synchronous; it has no clock, no I/O and no generator.
 pub trait SelectionPolicy {
     /// As applications name it.
@@ -106,12 +122,18 @@ pub trait SelectionPolicy {
         false
     }
 
+    /// What one arm takes in the memory of a state, about, in bytes, all that is prepared with it.
+    fn arm_bytes(&self) -> usize {
+        ARM_BYTES
+    }
+
     /// What [`select`](Self::select) will need for this state while these arms are live.
     fn prepare(&self, _state: &State, _arms: &ArmSet<'_>) -> Prepared {
         Prepared::default()
     }
 
-    /// Draws. `prepared` is of this state and these live arms.
+    /// Draws. `prepared` is of this state and these live arms,
+    /// in this order.
     fn select(
         &self,
         state: &State,
@@ -143,10 +165,17 @@ pub enum Policy {
     Exp3(Exp3),
     /// All arms, learned from every loss, with fixed share.
     Hedge(Hedge),
+    /// The arm that could be the best, by features.
+    LinUcb(LinUcb),
+    /// Each arm with the probability that it is the best, by features.
+    LinThompson(LinThompson),
+    /// Arms by the inverse of how far they are behind, by features or without.
+    SquareCb(SquareCb),
 }
 
 /// Every policy there is, by name.
-pub const KNOWN_POLICIES: [&str; 3] = [Static::NAME, Exp3::NAME, Hedge::NAME];
+pub const KNOWN_POLICIES: [&str; 6] =
+    [Static::NAME, Exp3::NAME, Hedge::NAME, LinUcb::NAME, LinThompson::NAME, SquareCb::NAME];
 
 impl Policy {
     /// The policy `name` over `arms`, with `parameters` in place of its defaults, for contexts of
@@ -154,18 +183,23 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// No policy has that name, it has no such parameter, or a value is out of its range. Each
-    /// says what was expected.
+    /// No policy has that name, it has no such parameter, a value is out of its range, or it
+    /// cannot work with so many features. Each says what was expected.
     pub fn new(
         name: &str,
         parameters: &[(String, f64)],
         arms: &[Arc<str>],
-        _features: usize,
+        features: usize,
     ) -> Result<Self, PolicyError> {
         match name {
             Static::NAME => Static::new(parameters, arms).map(Self::Static),
             Exp3::NAME => Exp3::new(parameters, arms).map(Self::Exp3),
             Hedge::NAME => Hedge::new(parameters, arms).map(Self::Hedge),
+            LinUcb::NAME => LinUcb::new(parameters, arms, features).map(Self::LinUcb),
+            LinThompson::NAME => {
+                LinThompson::new(parameters, arms, features).map(Self::LinThompson)
+            }
+            SquareCb::NAME => SquareCb::new(parameters, arms, features).map(Self::SquareCb),
             _ => Err(PolicyError::UnknownPolicy { name: name.into() }),
         }
     }
@@ -186,6 +220,9 @@ impl Policy {
             Self::Static(policy) => policy,
             Self::Exp3(policy) => policy,
             Self::Hedge(policy) => policy,
+            Self::LinUcb(policy) => policy,
+            Self::LinThompson(policy) => policy,
+            Self::SquareCb(policy) => policy,
         }
     }
 
@@ -225,6 +262,10 @@ impl SelectionPolicy for Policy {
 
     fn counts_pending(&self) -> bool {
         self.inner().counts_pending()
+    }
+
+    fn arm_bytes(&self) -> usize {
+        self.inner().arm_bytes()
     }
 
     fn prepare(&self, state: &State, arms: &ArmSet<'_>) -> Prepared {

@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt};
 
-use super::{ArmSet, Selection};
+use super::{ArmSet, Selection, floor};
 
 /// Scales to a sum of 1. False, and all zero, where nothing is above 0.
 pub(super) fn normalise(weights: &mut [f64]) -> bool {
@@ -40,6 +40,42 @@ pub(super) fn one(q: &[f64], rng: &mut dyn Rng) -> Option<usize> {
         }
     }
     last
+}
+
+/// A score this near to the best one, as a share of it, is a tie: rounding must not decide.
+const TIE: f64 = 1e-12;
+
+/// All weight on the best score; ties share it.
+pub(super) fn greedy(scores: &[f64]) -> Vec<f64> {
+    let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let least = best - TIE * best.abs().max(1.0);
+    let mut weights: Vec<f64> =
+        scores.iter().map(|score| if *score >= least { 1.0 } else { 0.0 }).collect();
+    normalise(&mut weights);
+    weights
+}
+
+/// Draws one of the live arms, whose weights sum to 1, with a floor under each.
+pub(super) fn single(
+    arms: &ArmSet<'_>,
+    live: &[usize],
+    weights: &[f64],
+    floor: f64,
+    rng: &mut dyn Rng,
+) -> Selection {
+    let mut q = weights.to_vec();
+    // Availability before the floor: an arm that is always late is asked at the floor, so that
+    // its return is noticed; and the recorded q contains it.
+    for (q, place) in q.iter_mut().zip(live) {
+        *q *= arms[*place].availability.clamp(f64::MIN_POSITIVE, 1.0);
+    }
+    if !normalise(&mut q) {
+        q.fill(1.0 / live.len() as f64);
+    }
+    floor::apply(&mut q, floor);
+    let q = spread(live, &q, arms.len());
+    let weights = spread(live, weights, arms.len());
+    Selection { chosen: one(&q, rng).into_iter().collect(), q, weights }
 }
 
 /// The live arms' places.

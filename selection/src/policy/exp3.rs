@@ -6,9 +6,8 @@ use rand::Rng;
 
 use super::{
     ArmSet, Observation, PolicyError, Prepared, Selection, SelectionPolicy, Situation, State,
-    draw::{live, nobody, normalise, one, softmax, spread},
-    floor,
-    parameters::{PRIOR_STRENGTH, Parameter, read},
+    draw::{live, nobody, single, softmax},
+    parameters::{FLOOR, PRIOR_STRENGTH, Parameter, read},
     state::{count, scored},
 };
 use crate::DecisionRecord;
@@ -51,14 +50,8 @@ impl Exp3 {
             range: "(0, 10]",
             fits: |value| value > 0.0 && value <= 10.0,
         };
-        let floor = Parameter {
-            name: "floor",
-            default: 0.01,
-            range: "[0, 1]",
-            fits: |value| (0.0..=1.0).contains(&value),
-        };
         let [eta, floor, prior_strength] =
-            read(Self::NAME, [eta, floor, PRIOR_STRENGTH], parameters)?;
+            read(Self::NAME, [eta, FLOOR, PRIOR_STRENGTH], parameters)?;
         Ok(Self { arms: arms.to_vec(), eta, floor, prior_strength })
     }
 }
@@ -95,22 +88,7 @@ impl SelectionPolicy for Exp3 {
         let mut weights: Vec<f64> =
             live.iter().map(|place| state.arm(arms[*place].arm).log_weight).collect();
         softmax(&mut weights);
-        let mut q = weights.clone();
-        // Availability before the floor: an arm that is always late is asked at the floor, so
-        // that its return is noticed; and the recorded q contains it.
-        for (q, place) in q.iter_mut().zip(&live) {
-            *q *= arms[*place].availability.clamp(f64::MIN_POSITIVE, 1.0);
-        }
-        if !normalise(&mut q) {
-            q.fill(1.0 / live.len() as f64);
-        }
-        floor::apply(&mut q, self.floor);
-        let q = spread(&live, &q, arms.len());
-        Selection {
-            chosen: one(&q, rng).into_iter().collect(),
-            weights: spread(&live, &weights, arms.len()),
-            q,
-        }
+        single(arms, &live, &weights, self.floor, rng)
     }
 
     fn weights(&self, state: &State, arms: &ArmSet<'_>) -> Vec<f64> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::KNOWN_POLICIES;
+use super::{KNOWN_POLICIES, linear::MOST_FEATURES};
 
 /// Why there is no such policy. Each says what was expected.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -19,6 +19,16 @@ pub enum PolicyError {
     OutOfRange { policy: &'static str, name: String, got: f64, range: &'static str },
     #[error("policy 'static': every arm's weight is 0; expected at least one above 0")]
     NoWeight,
+    #[error(
+        "policy {policy} needs context features; set the application's context_features_dim to \
+         their number, 1 to {MOST_FEATURES}"
+    )]
+    NoFeatures { policy: String },
+    #[error(
+        "policy '{policy}' takes {MOST_FEATURES} context features at most, got {got}; its state \
+         grows with their square"
+    )]
+    TooManyFeatures { policy: &'static str, got: usize },
 }
 
 struct List<'a>(&'a [String]);
@@ -47,6 +57,15 @@ pub(super) const PRIOR_STRENGTH: Parameter = Parameter {
     default: 20.0,
     range: "[0, 1e6]",
     fits: |value| (0.0..=1e6).contains(&value),
+};
+
+/// Share of the draws that is spread evenly over the live arms, so that each is asked now and
+/// then. Number in [0, 1], default 0.01; raising it asks weak arms more.
+pub(super) const FLOOR: Parameter = Parameter {
+    name: "floor",
+    default: 0.01,
+    range: "[0, 1]",
+    fits: |value| (0.0..=1.0).contains(&value),
 };
 
 /// The values of `known`, in its order.

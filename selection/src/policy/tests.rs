@@ -11,9 +11,12 @@ use crate::{ArmRecord, DecisionId, Label, Outcome, RowRecord};
 static NAMES: LazyLock<Vec<Arc<str>>> =
     LazyLock::new(|| "abcdefgh".chars().map(|arm| arm.to_string().into()).collect());
 
-fn policy(name: &str, parameters: &[(&str, f64)], arms: usize) -> Policy {
+/// Of every query and record here.
+const FEATURES: [f32; 2] = [0.5, -1.25];
+
+pub(super) fn policy(name: &str, parameters: &[(&str, f64)], arms: usize) -> Policy {
     let parameters: Vec<_> = parameters.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect();
-    Policy::new(name, &parameters, &NAMES[..arms], 0).unwrap()
+    Policy::new(name, &parameters, &NAMES[..arms], FEATURES.len()).unwrap()
 }
 
 fn all_live(arms: usize) -> Vec<LiveArm<'static>> {
@@ -24,7 +27,7 @@ fn all_live(arms: usize) -> Vec<LiveArm<'static>> {
 }
 
 fn draw(policy: &Policy, state: &State, arms: &ArmSet<'_>, rng: &mut SmallRng) -> Selection {
-    policy.draw(state, &Situation { arms, features: &[] }, rng)
+    policy.draw(state, &Situation { arms, features: &FEATURES }, rng)
 }
 
 fn rng(seed: u64) -> SmallRng {
@@ -32,7 +35,7 @@ fn rng(seed: u64) -> SmallRng {
 }
 
 /// A decision of one row, in which an arm answered what `labels` says.
-fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
+pub(super) fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
     let arm = |((arm, q), label): ((&Arc<str>, &f64), &Option<i64>)| ArmRecord {
         arm: Arc::clone(arm),
         version: "1".into(),
@@ -48,7 +51,7 @@ fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
         time_ms: 0,
         application: "app".into(),
         context: "".into(),
-        features: Vec::new(),
+        features: FEATURES.to_vec(),
         policy: "test".into(),
         state_version: 0,
         arms: NAMES.iter().zip(q).zip(labels).map(arm).collect(),
@@ -67,14 +70,15 @@ fn message(name: &str, parameters: &[(&str, f64)]) -> String {
     Policy::new(name, &parameters, &NAMES[..2], 0).unwrap_err().to_string()
 }
 
-fn close(got: f64, want: f64) {
+pub(super) fn close(got: f64, want: f64) {
     assert!((got - want).abs() < 1e-9, "got {got}, want {want}");
 }
 
 #[test]
 fn errors_say_what_was_expected() {
-    let unknown = message("ucb1", &[]);
-    assert_eq!(unknown, "unknown policy 'ucb1'; known policies: static, exp3, hedge");
+    let unknown = message("best", &[]);
+    let known = format!("unknown policy 'best'; known policies: {}", KNOWN_POLICIES.join(", "));
+    assert_eq!(unknown, known);
     let parameter = message("exp3", &[("gamma", 0.1)]);
     assert_eq!(
         parameter,
@@ -346,19 +350,25 @@ fn a_state_is_read_back_to_the_bit() {
     assert_eq!(exp3.decode(&longer), Err(StateError::Damaged));
 }
 
-/// Pearson's statistic of 100,000 draws against the recorded q, at p = .001.
+/// Pearson's statistic of the draws against the recorded q, at p = .001.
 #[test]
 fn draws_are_those_that_are_recorded() {
     let split = policy("static", &[("a", 0.5), ("b", 0.25), ("c", 3.0), ("d", 0.01)], 4);
     let exp3 = policy("exp3", &[("floor", 0.1)], 4);
     let mut state = exp3.init();
     observe(&exp3, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
-    for (policy, seed) in [(split, 11), (exp3, 12)] {
+    let mut all = vec![(split, state.clone(), 100_000, 11), (exp3, state, 100_000, 12)];
+    for (name, seed) in [("linucb", 13), ("lin_thompson", 14), ("squarecb", 15)] {
+        let policy = policy(name, &[("floor", 0.1)], 4);
+        let mut state = policy.init();
+        observe(&policy, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
+        all.push((policy, state, 10_000, seed));
+    }
+    for (policy, state, draws, seed) in all {
         let mut rng = rng(seed);
         let mut arms = all_live(4);
         arms[1].availability = 0.4;
         let (mut seen, mut q) = ([0.0; 4], Vec::new());
-        let draws = 100_000;
         for _ in 0..draws {
             let selection = draw(&policy, &state, &arms, &mut rng);
             seen[selection.chosen[0]] += 1.0;
@@ -457,16 +467,18 @@ proptest! {
     ) {
         let count = losses.len();
         let exp3 = policy("exp3", &[("floor", floor), ("eta", 5.0)], count);
-        let mut state = exp3.init();
         let losses: Vec<_> = losses.into_iter().map(Some).collect();
-        observe(&exp3, &mut state, &vec![0.01; count], &losses);
         let arms: Vec<_> = NAMES.iter().zip(&mask).zip(&availability)
             .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability, pending: 0 })
             .collect();
         let live = mask.iter().filter(|live| **live).count();
-        for policy in [exp3, policy("static", &[], count)] {
+        let linear = |name| policy(name, &[("floor", floor)], count);
+        let linear = ["linucb", "lin_thompson", "squarecb"].map(linear);
+        for policy in [exp3, policy("static", &[], count)].into_iter().chain(linear) {
+            let mut state = policy.init();
+            observe(&policy, &mut state, &vec![0.01; count], &losses);
             let selection = draw(&policy, &state, &arms, &mut rng(seed));
-            let least = if policy.name() == "exp3" { floor / live.max(1) as f64 } else { 0.0 };
+            let least = if policy.name() == "static" { 0.0 } else { floor / live.max(1) as f64 };
             for ((q, weight), live) in selection.q.iter().zip(&selection.weights).zip(&mask) {
                 if *live {
                     prop_assert!(*q >= least - 1e-12, "q {q} under the floor {least}");

@@ -46,6 +46,11 @@ impl Learner {
         })
     }
 
+    /// What one arm takes in memory, about, in bytes.
+    pub(super) fn arm_bytes(&self) -> usize {
+        self.policy.arm_bytes() + self.shadow.as_ref().map_or(0, Policy::arm_bytes)
+    }
+
     /// Before anything was observed.
     pub(super) fn init(&self) -> Learned {
         Learned { own: self.policy.init(), shadow: self.shadow.as_ref().map(Policy::init) }

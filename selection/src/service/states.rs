@@ -21,9 +21,17 @@ use crate::{
     store::{StateKey, StoreError},
 };
 
-/// Contexts of one application in memory at most. Raising it costs some hundred bytes and 40 per
-/// arm for each; a context that is not in memory draws from the application's state once.
+/// Contexts of one application in memory at most. Raising it costs some hundred bytes and those
+/// of the policy per arm for each; a context that is not in memory draws from the application's
+/// state once.
 const CONTEXTS: usize = 100_000;
+
+/// What the contexts of one application may take in memory, about, in bytes: 512 MiB. A policy
+/// that keeps much per arm has fewer contexts in memory. Raising it keeps more.
+const CONTEXTS_BYTES: usize = 512 << 20;
+
+/// Contexts of one application in memory at least, however much they take.
+const LEAST_CONTEXTS: usize = 64;
 
 /// Loads of one application under way at most. A context beyond them is loaded by a later query.
 const LOADS: usize = 64;
@@ -173,10 +181,10 @@ impl States {
             Slot::new(&application.name, &Arc::default(), pending(application, &learner.policy));
         let states = Self {
             application: Arc::clone(application),
+            contexts: Cache::new(most_contexts(application.arms.len() * learner.arm_bytes())),
             learner,
             names: application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect(),
             own: Arc::new(own),
-            contexts: Cache::new(CONTEXTS),
             epoch: AtomicU64::new(0),
             loads: Arc::new(Semaphore::new(LOADS)),
         };
@@ -241,6 +249,12 @@ impl States {
         self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Another bound on the contexts in memory.
+    #[cfg(test)]
+    pub(super) fn keep_contexts(&self, most: u64) {
+        self.contexts.set_capacity(most);
+    }
+
     /// Drops every context from memory.
     pub(super) fn drop_contexts(&self) {
         self.contexts.clear();
@@ -290,8 +304,15 @@ impl States {
         version: u64,
         learned: Learned,
     ) -> bool {
-        let snapshot = Snapshot::new(epoch, version, Some(Arc::new(learned)));
-        slot.publish(&self.learner, &self.names, &Arc::new(snapshot));
+        let snapshot = Arc::new(Snapshot::new(epoch, version, Some(Arc::new(learned))));
+        slot.publish(&self.learner, &self.names, &snapshot);
+        // The slot may have been dropped from memory while the store committed, and another one
+        // have taken its place and loaded what was before.
+        if let Some(current) = self.contexts.peek(&slot.context)
+            && !std::ptr::eq(&*current, slot)
+        {
+            current.publish(&self.learner, &self.names, &snapshot);
+        }
         self.epoch() == epoch
     }
 
@@ -303,6 +324,11 @@ impl States {
     }
 }
 
+/// For so many bytes in the arms of each.
+fn most_contexts(bytes: usize) -> usize {
+    (CONTEXTS_BYTES / bytes.max(1)).clamp(LEAST_CONTEXTS, CONTEXTS)
+}
+
 fn pending(application: &Application, policy: &Policy) -> Option<Pending> {
     let window = u64::try_from(application.feedback_window.as_millis()).unwrap_or(u64::MAX);
     policy.counts_pending().then(|| Pending::new(application.arms.len(), window))
@@ -312,5 +338,39 @@ impl Shared {
     /// Reads a state from the store and puts it in.
     pub(crate) async fn reload(&self, slot: &Slot) -> Result<Arc<Snapshot>, StoreError> {
         self.states.reload(slot, self.store.as_ref()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{service::tests::fixture::Fixture, store::memory::MemoryStore};
+
+    #[tokio::test]
+    async fn a_commit_reaches_the_slot_that_took_the_place_of_its_own() {
+        let application = Arc::new(Fixture::new("hedge", 2).application);
+        let learner = Arc::new(Learner::new(&application).unwrap());
+        let store = MemoryStore::new();
+        let states = States::open(&application, Arc::clone(&learner), &store).await.unwrap();
+        let before = states.slot(&"user".into());
+        states.drop_contexts();
+        // It is loaded while the commit is under way.
+        let after = states.slot(&"user".into());
+        states.reload(&after, &store).await.unwrap();
+        assert!(states.committed(&before, states.epoch(), 1, learner.init()));
+        assert_eq!(after.snapshot().unwrap().version, 1);
+    }
+
+    #[test]
+    fn contexts_in_memory_are_bounded_in_number_and_bytes() {
+        let arms: Vec<Arc<str>> = ["a", "b", "c", "d"].map(Arc::from).to_vec();
+        let most = |name, features| {
+            let policy = Policy::new(name, &[], &arms, features).unwrap();
+            most_contexts(arms.len() * policy.arm_bytes())
+        };
+        assert_eq!((most("hedge", 0), most("squarecb", 0)), (CONTEXTS, CONTEXTS));
+        assert!((10_000..CONTEXTS).contains(&most("linucb", 16)));
+        assert!((LEAST_CONTEXTS..1000).contains(&most("linucb", 128)));
+        assert_eq!(most_contexts(usize::MAX), LEAST_CONTEXTS);
     }
 }

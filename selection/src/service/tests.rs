@@ -1,5 +1,7 @@
 //! A query's way through selection, in paused time.
 
+mod contexts;
+mod features;
 pub(crate) mod fixture;
 
 use std::time::Duration;
