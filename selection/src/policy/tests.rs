@@ -56,7 +56,7 @@ pub(super) fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
         state_version: 0,
         arms: NAMES.iter().zip(q).zip(labels).map(arm).collect(),
         shadow: None,
-        answer: vec![RowRecord { label: answer, p: 1.0, default: false }],
+        answer: vec![RowRecord { label: answer, p: 1.0, arm: None, default: false }],
     }
 }
 
@@ -166,7 +166,7 @@ fn a_reward_goes_to_the_arms_that_said_so() {
     close(state.arm("c").log_weight, -0.1);
 
     let before = state.clone();
-    decision.answer[0] = RowRecord { label: None, p: 1.0, default: true };
+    decision.answer[0] = RowRecord { label: None, p: 1.0, arm: None, default: true };
     assert!(!exp3.observe(&mut state, &decision, 0, Observation::Reward(0.0)), "a default");
     assert!(!exp3.observe(&mut state, &decision, 7, Observation::Reward(0.0)), "no such row");
     assert_eq!(state, before);
