@@ -21,6 +21,7 @@ mod parameters;
 mod split;
 mod square_cb;
 mod state;
+mod thompson;
 mod ucb1;
 mod value;
 
@@ -40,6 +41,7 @@ pub use self::{
     split::Static,
     square_cb::SquareCb,
     state::{ArmState, State, StateError},
+    thompson::Thompson,
     ucb1::Ucb1,
 };
 use crate::DecisionRecord;
@@ -79,6 +81,8 @@ pub struct Prepared(Made);
 enum Made {
     #[default]
     Nothing,
+    /// The probability of each arm, by place.
+    Distribution(Arc<[f64]>),
     /// A linear policy's regressions.
     Linear(Arc<linear::Fitted>),
 }
@@ -178,6 +182,8 @@ pub enum Policy {
     EpsilonGreedy(EpsilonGreedy),
     /// The arm whose reward could be the best.
     Ucb1(Ucb1),
+    /// Each arm with the probability that it is the best.
+    Thompson(Thompson),
     /// One arm, learned from its own losses alone.
     Exp3(Exp3),
     /// All arms, an answer drawn from their vote, learned from what it lost.
@@ -193,10 +199,11 @@ pub enum Policy {
 }
 
 /// Every policy there is, by name.
-pub const KNOWN_POLICIES: [&str; 9] = [
+pub const KNOWN_POLICIES: [&str; 10] = [
     Static::NAME,
     EpsilonGreedy::NAME,
     Ucb1::NAME,
+    Thompson::NAME,
     Exp3::NAME,
     Exp4::NAME,
     Hedge::NAME,
@@ -222,6 +229,7 @@ impl Policy {
         match name {
             Static::NAME => Static::new(parameters, arms).map(Self::Static),
             EpsilonGreedy::NAME => EpsilonGreedy::new(parameters, arms).map(Self::EpsilonGreedy),
+            Thompson::NAME => Thompson::new(parameters, arms).map(Self::Thompson),
             Ucb1::NAME => Ucb1::new(parameters, arms).map(Self::Ucb1),
             Exp4::NAME => Exp4::new(parameters, arms).map(Self::Exp4),
             Exp3::NAME => Exp3::new(parameters, arms).map(Self::Exp3),
@@ -251,6 +259,7 @@ impl Policy {
             Self::Static(policy) => policy,
             Self::EpsilonGreedy(policy) => policy,
             Self::Ucb1(policy) => policy,
+            Self::Thompson(policy) => policy,
             Self::Exp3(policy) => policy,
             Self::Exp4(policy) => policy,
             Self::Hedge(policy) => policy,

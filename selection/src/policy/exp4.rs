@@ -29,8 +29,12 @@ use crate::{DecisionRecord, Outcome};
 /// | parameter | range | default | raising it |
 /// |---|---|---|---|
 /// | `eta` | (0, 10] | 0.2 | reacts faster, and is misled by luck more often |
-/// | `floor` | [0, 1] | 0.01 | hears weak arms more: the vote of each of K live ones weighs at least `floor` / K |
+/// | `floor` | [0, 1] | 0.0001 | hears weak arms more: the vote of each of K live ones weighs at least `floor` / K |
 /// | `prior_strength` | [0, 1e6] | 20 | new contexts trust the application for longer |
+///
+/// The floor bounds 1 / P. It is small, since an arm that fails keeps falling for as long as it is
+/// heard, and has to climb as far when it is well again: with .01 the failure experiment ends with
+/// an error of .18, with .0001 with .14, as without any (simulated).
 ///
 /// It is the ensemble that can learn from a bare reward. Where labels come, `hedge` learns from
 /// every arm's loss and is right sooner. A label is taken as the loss of the answer that was
@@ -58,8 +62,9 @@ impl Exp4 {
             range: "(0, 10]",
             fits: |value| value > 0.0 && value <= 10.0,
         };
+        let floor = Parameter { default: 1e-4, ..FLOOR };
         let [eta, floor, prior_strength] =
-            read(Self::NAME, [eta, FLOOR, PRIOR_STRENGTH], parameters)?;
+            read(Self::NAME, [eta, floor, PRIOR_STRENGTH], parameters)?;
         Ok(Self { arms: arms.to_vec(), eta, floor, prior_strength })
     }
 
@@ -184,3 +189,6 @@ impl SelectionPolicy for Exp4 {
         !estimates.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests;
