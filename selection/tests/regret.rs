@@ -228,15 +228,12 @@ impl Trial {
             half(self.seeds / 2, self.seeds) + first.join().expect("the run ends")
         });
         let mean = sum / self.seeds as f64;
-        println!(
-            "{name} {parameters:?}, delay {}, drift {}: mean regret {mean:.1} over {} seeds",
-            self.delay, self.drift, self.seeds
-        );
         mean
     }
 }
 
 /// The reference value, and how far from it the mean may be, as a share.
+#[track_caller]
 fn near(got: f64, want: f64, within: f64) {
     let share = within * 100.0;
     assert!((got - want).abs() <= within * want, "mean regret {got}, reference {want} ± {share} %");

@@ -1,5 +1,7 @@
 //! Reading, combining and judging answers.
 
+mod drawn;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -146,6 +146,9 @@ fn softplus(y: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use rand::{SeedableRng, rngs::SmallRng};
+    use rand_distr::Distribution;
+
     use super::*;
 
     fn below(a: f64, b: f64, x: f64) -> f64 {
@@ -196,6 +199,36 @@ mod tests {
             let got = largest(&[Belief::beta(f64::from(a), b), Belief::beta(c, d)])[0];
             let want = of_two((a, b), (c, d));
             assert!((got - want).abs() < 0.002, "{:?}: got {got}, want {want}", (a, b, c, d));
+        }
+    }
+
+    /// Against draws, whose own error is within four deviations.
+    #[test]
+    fn several_unlike_beliefs_are_largest_as_often_as_drawn() {
+        for (seed, state) in [
+            [(1.0, 1.0), (2.0, 1.0), (1.0, 2.0), (1.0, 3.0), (4.0, 2.0)],
+            [(40.0, 28.0), (15.0, 16.0), (12.0, 12.0), (9.0, 11.0), (6.0, 9.0)],
+            [(300.0, 200.0), (45.0, 40.0), (30.0, 28.0), (18.0, 22.0), (12.0, 18.0)],
+            [(5700.0, 3800.0), (120.0, 110.0), (80.0, 75.0), (45.0, 55.0), (25.0, 38.0)],
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut rng = SmallRng::seed_from_u64(seed as u64);
+            let draws = 300_000;
+            let mut wins = [0.0_f64; 5];
+            let drawn = state.map(|(a, b)| rand_distr::Beta::new(a, b).unwrap());
+            for _ in 0..draws {
+                let values: [f64; 5] = drawn.map(|arm| arm.sample(&mut rng));
+                let most = (0..5).max_by(|x, y| values[*x].total_cmp(&values[*y])).unwrap();
+                wins[most] += 1.0 / f64::from(draws);
+            }
+            let got = largest(&state.map(|(a, b)| Belief::beta(a, b)));
+            for (got, want) in got.iter().zip(wins) {
+                let within =
+                    4.0 * (want * (1.0 - want) / f64::from(draws)).sqrt() + 1e-5 + 0.02 * want;
+                assert!((got - want).abs() < within, "seed {seed}: got {got:?}, drawn {wins:?}");
+            }
         }
     }
 
