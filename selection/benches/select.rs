@@ -17,7 +17,11 @@ const ARMS: usize = 8;
 const ROWS: usize = 400;
 
 /// Policies, and the numbers of features with which each is measured.
-const POLICIES: [(&str, &[usize]); 5] = [
+const POLICIES: [(&str, &[usize]); 9] = [
+    ("epsilon_greedy", &[0]),
+    ("ucb1", &[0]),
+    ("thompson", &[0]),
+    ("exp4", &[0]),
     ("exp3", &[0]),
     ("hedge", &[0]),
     ("squarecb", &[0, 16, 64]),
@@ -45,7 +49,7 @@ fn record(arms: &[Arc<str>], features: usize) -> DecisionRecord {
         state_version: 0,
         arms: arms.iter().map(arm).collect(),
         shadow: None,
-        answer: vec![RowRecord { label: Some(Label::Int(1)), p: 1.0, default: false }],
+        answer: vec![RowRecord { label: Some(Label::Int(1)), p: 1.0, arm: None, default: false }],
     }
 }
 

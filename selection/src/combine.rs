@@ -9,6 +9,7 @@ mod verdict;
 
 use std::sync::Arc;
 
+use rand::Rng;
 use skysail_proto::{DataType, Tensor, TensorSpec};
 
 pub use self::{
@@ -119,8 +120,18 @@ impl Combiner {
     }
 
     /// One answer per row out of what came in time. Nothing at all gives the default.
-    pub fn combine(&self, rows: usize, got: &[Got<'_>], chosen: Chosen) -> Combined {
-        let mut verdicts = self.judge(rows, got, chosen);
+    ///
+    /// With a generator a row's answer is not the vote or the mean but that of one arm, drawn by
+    /// weight among those that answered it.
+    pub fn combine(
+        &self,
+        rows: usize,
+        got: &[Got<'_>],
+        chosen: Chosen,
+        rng: Option<&mut dyn Rng>,
+    ) -> Combined {
+        let draws = rng.is_some();
+        let mut verdicts = self.judge(rows, got, chosen, rng);
         let any_answered = verdicts.rows.iter().any(|row| row.source != Source::Missing);
         let reason = self.fall_back(got, &mut verdicts);
         let missing = verdicts.rows.iter().filter(|row| row.source == Source::Missing).count();
@@ -140,8 +151,13 @@ impl Combiner {
             let label = row.label.filter(|_| !default);
             combined.confidence.push(row.confidence);
             combined.row_status.push(status);
-            // The combination is deterministic: given who was asked, there is one answer.
-            combined.answers.push(RowRecord { label, p: 1.0, default });
+            let arm = match row.source {
+                Source::Arm(place) if draws && label.is_none() => Some(got[place].arm),
+                _ => None,
+            };
+            // A default is no draw.
+            let p = if default { 1.0 } else { row.p };
+            combined.answers.push(RowRecord { label, p, arm, default });
         }
         combined
     }

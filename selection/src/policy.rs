@@ -9,7 +9,9 @@
 //! propensity when feedback arrives biases the estimate.
 
 mod draw;
+mod epsilon_greedy;
 mod exp3;
+mod exp4;
 mod floor;
 mod hedge;
 mod lin_thompson;
@@ -19,6 +21,9 @@ mod parameters;
 mod split;
 mod square_cb;
 mod state;
+mod thompson;
+mod ucb1;
+mod value;
 
 use std::{fmt, sync::Arc};
 
@@ -26,7 +31,9 @@ use bytes::Bytes;
 use rand::Rng;
 
 pub use self::{
+    epsilon_greedy::EpsilonGreedy,
     exp3::Exp3,
+    exp4::Exp4,
     hedge::Hedge,
     lin_thompson::LinThompson,
     lin_ucb::LinUcb,
@@ -34,6 +41,8 @@ pub use self::{
     split::Static,
     square_cb::SquareCb,
     state::{ArmState, State, StateError},
+    thompson::Thompson,
+    ucb1::Ucb1,
 };
 use crate::DecisionRecord;
 
@@ -72,6 +81,8 @@ pub struct Prepared(Made);
 enum Made {
     #[default]
     Nothing,
+    /// The probability of each arm, by place.
+    Distribution(Arc<[f64]>),
     /// A linear policy's regressions.
     Linear(Arc<linear::Fitted>),
 }
@@ -108,6 +119,12 @@ pub trait SelectionPolicy {
 
     /// Whether it can learn from a bare reward.
     fn takes_rewards(&self) -> bool;
+
+    /// Whether the answer to a row is that of one arm, drawn by weight among those that answered,
+    /// and not their vote or mean.
+    fn draws_answer(&self) -> bool {
+        false
+    }
 
     /// The state before anything was observed.
     fn init(&self) -> State;
@@ -161,8 +178,16 @@ pub trait SelectionPolicy {
 pub enum Policy {
     /// Fixed weights, an A/B split.
     Static(Static),
+    /// The arm with the best mean reward, and now and then any.
+    EpsilonGreedy(EpsilonGreedy),
+    /// The arm whose reward could be the best.
+    Ucb1(Ucb1),
+    /// Each arm with the probability that it is the best.
+    Thompson(Thompson),
     /// One arm, learned from its own losses alone.
     Exp3(Exp3),
+    /// All arms, an answer drawn from their vote, learned from what it lost.
+    Exp4(Exp4),
     /// All arms, learned from every loss, with fixed share.
     Hedge(Hedge),
     /// The arm that could be the best, by features.
@@ -174,8 +199,18 @@ pub enum Policy {
 }
 
 /// Every policy there is, by name.
-pub const KNOWN_POLICIES: [&str; 6] =
-    [Static::NAME, Exp3::NAME, Hedge::NAME, LinUcb::NAME, LinThompson::NAME, SquareCb::NAME];
+pub const KNOWN_POLICIES: [&str; 10] = [
+    Static::NAME,
+    EpsilonGreedy::NAME,
+    Ucb1::NAME,
+    Thompson::NAME,
+    Exp3::NAME,
+    Exp4::NAME,
+    Hedge::NAME,
+    LinUcb::NAME,
+    LinThompson::NAME,
+    SquareCb::NAME,
+];
 
 impl Policy {
     /// The policy `name` over `arms`, with `parameters` in place of its defaults, for contexts of
@@ -193,6 +228,10 @@ impl Policy {
     ) -> Result<Self, PolicyError> {
         match name {
             Static::NAME => Static::new(parameters, arms).map(Self::Static),
+            EpsilonGreedy::NAME => EpsilonGreedy::new(parameters, arms).map(Self::EpsilonGreedy),
+            Thompson::NAME => Thompson::new(parameters, arms).map(Self::Thompson),
+            Ucb1::NAME => Ucb1::new(parameters, arms).map(Self::Ucb1),
+            Exp4::NAME => Exp4::new(parameters, arms).map(Self::Exp4),
             Exp3::NAME => Exp3::new(parameters, arms).map(Self::Exp3),
             Hedge::NAME => Hedge::new(parameters, arms).map(Self::Hedge),
             LinUcb::NAME => LinUcb::new(parameters, arms, features).map(Self::LinUcb),
@@ -218,7 +257,11 @@ impl Policy {
     fn inner(&self) -> &dyn SelectionPolicy {
         match self {
             Self::Static(policy) => policy,
+            Self::EpsilonGreedy(policy) => policy,
+            Self::Ucb1(policy) => policy,
+            Self::Thompson(policy) => policy,
             Self::Exp3(policy) => policy,
+            Self::Exp4(policy) => policy,
             Self::Hedge(policy) => policy,
             Self::LinUcb(policy) => policy,
             Self::LinThompson(policy) => policy,
@@ -250,6 +293,10 @@ impl SelectionPolicy for Policy {
 
     fn takes_rewards(&self) -> bool {
         self.inner().takes_rewards()
+    }
+
+    fn draws_answer(&self) -> bool {
+        self.inner().draws_answer()
     }
 
     fn init(&self) -> State {
@@ -301,6 +348,11 @@ impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// A place, drawn by weight, and the weights scaled to a sum of 1. `None`: none is above 0.
+pub(crate) fn draw_by_weight(weights: &mut [f64], rng: &mut dyn Rng) -> Option<usize> {
+    draw::normalise(weights).then(|| draw::one(weights, rng)).flatten()
 }
 
 #[cfg(test)]

@@ -191,6 +191,10 @@ pub struct RowRecord {
     pub label: Option<Label>,
     /// The probability of this answer given the arms that were asked.
     pub p: f64,
+    /// Place in the record's arms of the one whose answer it is, where it was drawn among several
+    /// and has no label to know it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm: Option<usize>,
     /// It was the application's default.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub default: bool,

@@ -117,7 +117,7 @@ fn record(arms: &[Arc<str>], features: &[f32], q: &[f64]) -> DecisionRecord {
         state_version: 0,
         arms: arms.iter().zip(q).map(arm).collect(),
         shadow: None,
-        answer: vec![RowRecord { label: Some(Label::Int(1)), p: 1.0, default: false }],
+        answer: vec![RowRecord { label: Some(Label::Int(1)), p: 1.0, arm: None, default: false }],
     }
 }
 

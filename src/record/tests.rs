@@ -39,7 +39,12 @@ pub(super) fn record(time_ms: u64, counter: u32) -> Arc<DecisionRecord> {
         state_version: 7,
         arms: vec![arm("mlp", 3), arm("cnn", 4)],
         shadow: None,
-        answer: vec![RowRecord { label: Some(Label::Text("3".into())), p: 0.75, default: false }],
+        answer: vec![RowRecord {
+            label: Some(Label::Text("3".into())),
+            p: 0.75,
+            arm: None,
+            default: false,
+        }],
     })
 }
 

@@ -1,5 +1,7 @@
 //! Reading, combining and judging answers.
 
+mod drawn;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,7 +72,7 @@ fn combine(of: &Combiner, rows: usize, said: &[(f64, Vec<Tensor>)], late: f64) -
         .map(|(arm, ((weight, tensors), answer))| Got { arm, weight: *weight, answer, tensors })
         .collect();
     let weight = late + said.iter().map(|(weight, _)| weight).sum::<f64>();
-    of.combine(rows, &got, Chosen { arms: said.len() + usize::from(late > 0.0), weight })
+    of.combine(rows, &got, Chosen { arms: said.len() + usize::from(late > 0.0), weight }, None)
 }
 
 fn close(got: &[f32], want: &[f32]) {
@@ -232,7 +234,7 @@ fn an_opaque_answer_is_the_best_arms() {
     let got = combine(&of, 1, &[(0.4, text("a")), (0.5, text("b"))], 0.1);
     assert_eq!(got.outputs[0].bytes_elements().next().unwrap(), "b");
     close(&got.confidence, &[0.5]);
-    assert_eq!(got.answers[0], RowRecord { label: None, p: 1.0, default: false });
+    assert_eq!(got.answers[0], RowRecord { label: None, p: 1.0, arm: None, default: false });
 
     let of = combiner(application(Task::Opaque, vec![spec("v", DataType::Fp32, &[-1, 2])]));
     let said = [
@@ -268,7 +270,7 @@ fn a_row_below_the_threshold_gets_the_default() {
     assert_eq!(got.outputs[1].bytes_elements().collect::<Vec<_>>(), ["a", "none", "ccc"]);
     use RowStatus::{Answered, Default};
     assert_eq!(got.row_status, [Answered, Default, Answered]);
-    assert_eq!(got.answers[1], RowRecord { label: None, p: 1.0, default: true });
+    assert_eq!(got.answers[1], RowRecord { label: None, p: 1.0, arm: None, default: true });
     close(&got.confidence, &[1.0, 0.6, 1.0]);
     assert_eq!(got.reason, LOW_CONFIDENCE);
 
@@ -529,7 +531,7 @@ proptest! {
             Got { arm: *arm, weight: *weight, answer, tensors: &said[*arm].1 }
         }).collect();
         let weight = late + got.iter().map(|got| got.weight).sum::<f64>();
-        let combined = of.combine(rows, &got, Chosen { arms: said.len(), weight });
+        let combined = of.combine(rows, &got, Chosen { arms: said.len(), weight }, None);
         prop_assert_eq!(combined.confidence.len(), rows);
         prop_assert!(combined.confidence.iter().all(|c| (0.0..=1.0).contains(c)));
         prop_assert_eq!(combined.row_status.len(), rows);

@@ -1,11 +1,13 @@
 //! What each row's answer is, and whose.
 
+use rand::Rng;
+
 use super::{
     Chosen, Combiner, Got,
     labels::cast,
     numbers::{as_number, is_real},
 };
-use crate::{Label, Task};
+use crate::{Label, Task, policy::draw_by_weight};
 
 /// Where a row's tensors come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) struct Verdict {
     pub(super) source: Source,
     pub(super) label: Option<Label>,
     pub(super) confidence: f32,
+    /// The probability of this answer given who answered.
+    pub(super) p: f64,
     /// No arm's label output holds this label; it must be written.
     pub(super) own_label: bool,
     /// The scores are a mean, kept in [`Verdicts::means`]: which one.
@@ -33,7 +37,7 @@ pub(super) struct Verdict {
 impl Verdict {
     fn of(source: Source, label: Option<Label>, confidence: f64) -> Self {
         let confidence = confidence.clamp(0.0, 1.0) as f32;
-        Self { source, label, confidence, own_label: false, own_scores: None }
+        Self { source, label, confidence, p: 1.0, own_label: false, own_scores: None }
     }
 }
 
@@ -120,7 +124,13 @@ impl<'a> Voters<'a> {
 }
 
 impl Combiner {
-    pub(super) fn judge(&self, rows: usize, got: &[Got<'_>], chosen: Chosen) -> Verdicts {
+    pub(super) fn judge(
+        &self,
+        rows: usize,
+        got: &[Got<'_>],
+        chosen: Chosen,
+        mut rng: Option<&mut dyn Rng>,
+    ) -> Verdicts {
         let mut verdicts = Verdicts { rows: Vec::with_capacity(rows), ..Verdicts::default() };
         let mut tally = Vec::new();
         for row in 0..rows {
@@ -136,10 +146,13 @@ impl Combiner {
                     };
                     Verdict::of(Source::Arm(place), label.cloned(), confidence)
                 }
-                _ => match self.application.task {
-                    Task::Classification => self.vote(voters, chosen, &mut tally, &mut verdicts),
-                    Task::Regression => self.mean(voters, chosen),
-                    Task::Opaque => best_alone(voters, chosen),
+                _ => match (&mut rng, self.application.task) {
+                    (Some(rng), task) => drawn(voters, chosen, task, *rng),
+                    (None, Task::Classification) => {
+                        self.vote(voters, chosen, &mut tally, &mut verdicts)
+                    }
+                    (None, Task::Regression) => self.mean(voters, chosen),
+                    (None, Task::Opaque) => best_alone(voters, chosen),
                 },
             };
             verdicts.rows.push(verdict);
@@ -262,9 +275,14 @@ impl Combiner {
 
 /// The answer of the arm that counts most, as it is.
 fn best_alone(voters: Voters<'_>, chosen: Chosen) -> Verdict {
-    let Some(place) = voters.best(|_| true) else {
-        return Verdict::of(Source::Missing, None, 0.0);
-    };
+    match voters.best(|_| true) {
+        Some(place) => alone(voters, chosen, place),
+        None => Verdict::of(Source::Missing, None, 0.0),
+    }
+}
+
+/// The answer of one arm, as it is.
+fn alone(voters: Voters<'_>, chosen: Chosen, place: usize) -> Verdict {
     let got = &voters.got[place];
     let label = got.answer.answered(voters.row).and_then(|row| row.label.clone());
     let share = if chosen.weight > 0.0 && chosen.weight.is_finite() {
@@ -273,4 +291,29 @@ fn best_alone(voters: Voters<'_>, chosen: Chosen) -> Verdict {
         1.0 / chosen.arms.max(1) as f64
     };
     Verdict::of(Source::Arm(place), label, share)
+}
+
+/// The answer of an arm drawn by weight. Arms that say the same give the same answer, so its
+/// probability is the weight of all of them; opaque answers cannot be compared.
+fn drawn(voters: Voters<'_>, chosen: Chosen, task: Task, rng: &mut dyn Rng) -> Verdict {
+    let mut weights: Vec<f64> = voters.each().map(|(_, got, _)| voters.weight(got)).collect();
+    let Some(drawn) = draw_by_weight(&mut weights, rng) else {
+        return Verdict::of(Source::Missing, None, 0.0);
+    };
+    let Some((place, ..)) = voters.each().nth(drawn) else {
+        return Verdict::of(Source::Missing, None, 0.0);
+    };
+    let mut verdict = alone(voters, chosen, place);
+    verdict.p = weights[drawn];
+    if task != Task::Opaque {
+        let agrees = |other: Option<&Label>| other == verdict.label.as_ref();
+        let agreeing = voters.each().zip(&weights).filter(|((_, _, label), _)| agrees(*label));
+        verdict.p = agreeing.map(|(_, weight)| *weight).sum::<f64>().min(1.0);
+        let share = match task {
+            Task::Regression => voters.share(chosen, |_| true),
+            _ => voters.share(chosen, agrees),
+        };
+        verdict.confidence = share.clamp(0.0, 1.0) as f32;
+    }
+    verdict
 }

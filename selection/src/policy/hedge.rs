@@ -7,7 +7,7 @@ use rand::Rng;
 use super::{
     ArmSet, Observation, PolicyError, Prepared, Selection, SelectionPolicy, Situation, State,
     draw::{live, nobody, softmax, spread},
-    parameters::{PRIOR_STRENGTH, Parameter, read},
+    parameters::{PRIOR_STRENGTH, Parameter, SHARE, read},
     state::{count, scored},
 };
 use crate::DecisionRecord;
@@ -56,14 +56,8 @@ impl Hedge {
             range: "(0, 10]",
             fits: |value| value > 0.0 && value <= 10.0,
         };
-        let share = Parameter {
-            name: "share",
-            default: 0.01,
-            range: "[0, 1)",
-            fits: |value| (0.0..1.0).contains(&value),
-        };
         let [eta, share, prior_strength] =
-            read(Self::NAME, [eta, share, PRIOR_STRENGTH], parameters)?;
+            read(Self::NAME, [eta, SHARE, PRIOR_STRENGTH], parameters)?;
         Ok(Self { arms: arms.to_vec(), eta, share, prior_strength })
     }
 
@@ -78,20 +72,6 @@ impl Hedge {
             seen.map_or(mean, |(_, loss, q)| mean + (loss - mean) / q)
         };
         self.arms.iter().map(estimate).collect()
-    }
-
-    /// The fixed-share update, on log-weights whose largest is 0.
-    fn share(&self, state: &mut State) {
-        if self.share == 0.0 {
-            return;
-        }
-        let weight = |arm: &Arc<str>| state.arm(arm).log_weight.exp();
-        let part = self.share * self.arms.iter().map(weight).sum::<f64>() / self.arms.len() as f64;
-        for arm in &self.arms {
-            let arm = state.arm_mut(arm);
-            arm.log_weight = ((1.0 - self.share) * arm.log_weight.exp() + part).ln();
-        }
-        state.rebase(&self.arms);
     }
 }
 
@@ -161,7 +141,7 @@ impl SelectionPolicy for Hedge {
             count(state.arm_mut(arm), loss);
         }
         state.rebase(&self.arms);
-        self.share(state);
+        state.share(&self.arms, self.share);
         true
     }
 }

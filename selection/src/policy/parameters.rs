@@ -68,6 +68,15 @@ pub(super) const FLOOR: Parameter = Parameter {
     fits: |value| (0.0..=1.0).contains(&value),
 };
 
+/// Share of the weight that is spread evenly over the arms after each update. Number in [0, 1);
+/// raising it brings arms that fell behind back sooner, and keeps more weight on weak ones.
+pub(super) const SHARE: Parameter = Parameter {
+    name: "share",
+    default: 0.01,
+    range: "[0, 1)",
+    fits: |value| (0.0..1.0).contains(&value),
+};
+
 /// The values of `known`, in its order.
 pub(super) fn read<const N: usize>(
     policy: &'static str,

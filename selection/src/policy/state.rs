@@ -151,6 +151,22 @@ impl State {
         }
     }
 
+    /// Moves a share of the weight of the `linked` arms evenly over them (Herbster and Warmuth,
+    /// "Tracking the best expert", Machine Learning 32, 1998): `w ← (1 − α) · w + α · W / K`, on
+    /// log-weights whose largest is 0.
+    pub(super) fn share(&mut self, linked: &[Arc<str>], share: f64) {
+        if share == 0.0 {
+            return;
+        }
+        let weight = |arm: &Arc<str>| self.arm(arm).log_weight.exp();
+        let part = share * linked.iter().map(weight).sum::<f64>() / linked.len() as f64;
+        for arm in linked {
+            let arm = self.arm_mut(arm);
+            arm.log_weight = ((1.0 - share) * arm.log_weight.exp() + part).ln();
+        }
+        self.rebase(linked);
+    }
+
     /// A context's beginning: log-weights −η·min(n, strength)·mean loss (design.md 4.2).
     pub(super) fn prior(&self, linked: &[Arc<str>], eta: f64, strength: f64) -> Self {
         let mut prior = Self::new(linked);
@@ -239,8 +255,12 @@ pub(super) fn scored<'a>(
             Observation::Losses(losses) => ((*losses.get(place)?)?, arm.q),
             Observation::Reward(reward) => {
                 let answer = record.answer.get(row).filter(|answer| !answer.default)?;
-                // An opaque answer has no label to compare: it is that of the arm that was used.
-                let same = answer.label.is_none() || arm.labels.get(row) == Some(&answer.label);
+                // An opaque answer has no label to compare: it is that of the arm that was drawn
+                // for it, or of the one that was used.
+                let same = match answer.arm {
+                    Some(drawn) => drawn == place,
+                    None => answer.label.is_none() || arm.labels.get(row) == Some(&answer.label),
+                };
                 (same && arm.outcome == Outcome::Used)
                     .then_some((1.0 - reward, arm.q * answer.p))?
             }

@@ -8,6 +8,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::*;
 use crate::{ArmRecord, DecisionId, Label, Outcome, RowRecord};
 
+mod values;
+
 static NAMES: LazyLock<Vec<Arc<str>>> =
     LazyLock::new(|| "abcdefgh".chars().map(|arm| arm.to_string().into()).collect());
 
@@ -56,7 +58,7 @@ pub(super) fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
         state_version: 0,
         arms: NAMES.iter().zip(q).zip(labels).map(arm).collect(),
         shadow: None,
-        answer: vec![RowRecord { label: answer, p: 1.0, default: false }],
+        answer: vec![RowRecord { label: answer, p: 1.0, arm: None, default: false }],
     }
 }
 
@@ -82,7 +84,7 @@ fn errors_say_what_was_expected() {
     let parameter = message("exp3", &[("gamma", 0.1)]);
     assert_eq!(
         parameter,
-        "policy 'exp3' has no parameter 'gamma'; it has: eta, floor, prior_strength"
+        "policy 'exp3' has no parameter 'gamma'; it has: eta, floor, ix, share, prior_strength"
     );
     let range = message("hedge", &[("share", 1.0)]);
     assert_eq!(range, "policy 'hedge': parameter 'share' is 1; expected a number in [0, 1)");
@@ -166,7 +168,7 @@ fn a_reward_goes_to_the_arms_that_said_so() {
     close(state.arm("c").log_weight, -0.1);
 
     let before = state.clone();
-    decision.answer[0] = RowRecord { label: None, p: 1.0, default: true };
+    decision.answer[0] = RowRecord { label: None, p: 1.0, arm: None, default: true };
     assert!(!exp3.observe(&mut state, &decision, 0, Observation::Reward(0.0)), "a default");
     assert!(!exp3.observe(&mut state, &decision, 7, Observation::Reward(0.0)), "no such row");
     assert_eq!(state, before);
@@ -358,7 +360,14 @@ fn draws_are_those_that_are_recorded() {
     let mut state = exp3.init();
     observe(&exp3, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
     let mut all = vec![(split, state.clone(), 100_000, 11), (exp3, state, 100_000, 12)];
-    for (name, seed) in [("linucb", 13), ("lin_thompson", 14), ("squarecb", 15)] {
+    for (name, seed) in [
+        ("linucb", 13),
+        ("lin_thompson", 14),
+        ("squarecb", 15),
+        ("epsilon_greedy", 16),
+        ("ucb1", 17),
+        ("thompson", 18),
+    ] {
         let policy = policy(name, &[("floor", 0.1)], 4);
         let mut state = policy.init();
         observe(&policy, &mut state, &[0.1; 4], &[Some(1.0), Some(0.2), None, Some(0.6)]);
@@ -472,9 +481,10 @@ proptest! {
             .map(|((arm, live), availability)| LiveArm { arm, live: *live, availability: *availability, pending: 0 })
             .collect();
         let live = mask.iter().filter(|live| **live).count();
-        let linear = |name| policy(name, &[("floor", floor)], count);
-        let linear = ["linucb", "lin_thompson", "squarecb"].map(linear);
-        for policy in [exp3, policy("static", &[], count)].into_iter().chain(linear) {
+        let others = |name| policy(name, &[("floor", floor)], count);
+        let others =
+            ["linucb", "lin_thompson", "squarecb", "epsilon_greedy", "ucb1", "thompson"].map(others);
+        for policy in [exp3, policy("static", &[], count)].into_iter().chain(others) {
             let mut state = policy.init();
             observe(&policy, &mut state, &vec![0.01; count], &losses);
             let selection = draw(&policy, &state, &arms, &mut rng(seed));

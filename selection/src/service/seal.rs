@@ -6,7 +6,7 @@ use skysail_proto::{PredictError, Tensor, call::ModelResult};
 
 use super::{
     Shared, Slot, refusal,
-    select::{Candidate, Decision},
+    select::{Candidate, Decision, Purpose},
 };
 use crate::{
     ArmRecord, Contribution, DecisionRecord, Outcome, Prediction, Query, RowRecord, RowStatus,
@@ -138,7 +138,12 @@ impl Shared {
             got.push(Got { arm, weight: weight(arm), answer: &answer.read, tensors });
         }
         let all = heard.iter().map(|arm| weight(arm.place)).sum();
-        self.combiner.combine(rows, &got, Chosen { arms: heard.len(), weight: all })
+        let chosen = Chosen { arms: heard.len(), weight: all };
+        if self.learner.policy.draws_answer() {
+            let mut rng = self.draw.generator(&decision.id, Purpose::Answer);
+            return self.combiner.combine(rows, &got, chosen, Some(&mut rng));
+        }
+        self.combiner.combine(rows, &got, chosen, None)
     }
 
     fn record(

@@ -105,6 +105,16 @@ pub(super) struct Draw {
     instance: [u8; 3],
 }
 
+/// What a generator is for. Each has its own, so that what one draws does not depend on how much
+/// another drew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Who is asked.
+    Arms,
+    /// Whose answer is given.
+    Answer,
+}
+
 /// Of all selectors of the process: one that replaces another for the same application must not
 /// give out its ids again.
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -123,10 +133,14 @@ impl Draw {
 
     /// The same for the same seed, application and decision, and unlike for neighbours: decision
     /// ids are nearly sequential, so they are hashed and not added.
-    fn generator(&self, id: &DecisionId) -> SmallRng {
+    pub(super) fn generator(&self, id: &DecisionId, purpose: Purpose) -> SmallRng {
         let hash = blake3::keyed_hash(&self.key, id.as_bytes());
         let mut seed = [0; 8];
-        seed.copy_from_slice(&hash.as_bytes()[..8]);
+        let part = match purpose {
+            Purpose::Arms => &hash.as_bytes()[..8],
+            Purpose::Answer => &hash.as_bytes()[8..16],
+        };
+        seed.copy_from_slice(part);
         SmallRng::seed_from_u64(u64::from_le_bytes(seed))
     }
 }
@@ -186,7 +200,7 @@ impl Shared {
         let id = self.draw.id(time_ms, *slot.place());
         let situation = Situation { arms: &arms, features: &query.context_features };
         let (known, prepared) = (snapshot.known(), snapshot.prepared(&self.learner, &arms));
-        let rng = &mut self.draw.generator(&id);
+        let rng = &mut self.draw.generator(&id, Purpose::Arms);
         let selection = self.learner.policy.select(&known.own, &prepared.own, &situation, rng);
         // Last, so that the decision is the same without it.
         let shadow = self.learner.shadow.as_ref().zip(known.shadow.as_ref());
@@ -207,10 +221,12 @@ mod tests {
     fn a_generator_is_repeatable_and_its_own() {
         let id = |counter| DecisionId::new(1, [0; 3], counter, [0; 16]);
         let draw = Draw::new("a", 7, [0; 3]);
-        let first = draw.generator(&id(1)).next_u64();
-        assert_eq!(first, Draw::new("a", 7, [0; 3]).generator(&id(1)).next_u64());
-        assert_ne!(first, draw.generator(&id(2)).next_u64());
-        assert_ne!(first, Draw::new("b", 7, [0; 3]).generator(&id(1)).next_u64());
-        assert_ne!(first, Draw::new("a", 8, [0; 3]).generator(&id(1)).next_u64());
+        let arms = |draw: &Draw, counter| draw.generator(&id(counter), Purpose::Arms).next_u64();
+        let first = arms(&draw, 1);
+        assert_eq!(first, arms(&Draw::new("a", 7, [0; 3]), 1));
+        assert_ne!(first, arms(&draw, 2));
+        assert_ne!(first, arms(&Draw::new("b", 7, [0; 3]), 1));
+        assert_ne!(first, arms(&Draw::new("a", 8, [0; 3]), 1));
+        assert_ne!(first, draw.generator(&id(1), Purpose::Answer).next_u64());
     }
 }

@@ -1,6 +1,7 @@
 //! A query's way through selection, in paused time.
 
 mod contexts;
+mod drawn;
 mod features;
 pub(crate) mod fixture;
 
