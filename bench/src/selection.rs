@@ -92,10 +92,23 @@ pub struct Report {
     pub notes: Vec<&'static str>,
 }
 
-const POLICIES: [Named; 2] = [
+const POLICIES: [Named; 8] = [
     Named { title: "hedge", policy: "hedge", parameters: &[("eta", 0.2), ("share", 0.01)] },
     Named { title: "exp3", policy: "exp3", parameters: &[("eta", 0.05), ("floor", 0.0)] },
+    Named { title: "exp4", policy: "exp4", parameters: &[("eta", 0.2), ("floor", 0.0)] },
+    Named { title: "thompson", policy: "thompson", parameters: &[] },
+    Named {
+        title: "thompson, discount .999",
+        policy: "thompson",
+        parameters: &[("discount", 0.999)],
+    },
+    Named { title: "ucb1", policy: "ucb1", parameters: &[] },
+    Named { title: "epsilon_greedy", policy: "epsilon_greedy", parameters: &[] },
+    Named { title: "squarecb", policy: "squarecb", parameters: &[] },
 ];
+
+/// Of the policies, those in the chart.
+const SHOWN: [&str; 4] = ["hedge", "exp3", "exp4", "thompson, discount .999"];
 
 /// Queries of a trial; a quarter before, a quarter broken, half after.
 const COURSE: Course = Course { queries: 20_000, broken_at: 5_000, mended_at: 10_000, late: 0.0 };
@@ -231,11 +244,7 @@ impl Failure {
     }
 
     fn chart(&self, path: &std::path::Path) -> anyhow::Result<()> {
-        let shown: Vec<_> = self
-            .rows
-            .iter()
-            .filter(|row| !row.name.ends_with(" alone") || self.is_shown(&row.name))
-            .collect();
+        let shown: Vec<_> = self.rows.iter().filter(|row| self.is_shown(&row.name)).collect();
         let most = shown.iter().map(|row| row.cumulative_error).fold(0.0, f64::max);
         Chart {
             title: "Cumulative error while the best model answers at random (shaded)",
@@ -251,9 +260,11 @@ impl Failure {
         .write(path)
     }
 
-    /// The best two models.
+    /// Some of the policies, the best two models, and the other baselines.
     fn is_shown(&self, name: &str) -> bool {
-        self.models.iter().take(2).any(|(model, _)| name == format!("{model} alone"))
+        let best = || self.models.iter().take(2).any(|(model, _)| name == format!("{model} alone"));
+        let is_policy = POLICIES.iter().any(|policy| policy.title == name);
+        SHOWN.contains(&name) || best() || !(is_policy || name.ends_with(" alone"))
     }
 }
 

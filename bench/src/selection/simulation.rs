@@ -209,7 +209,8 @@ impl<'a> Simulation<'a> {
                 arms: selection.chosen.len(),
                 weight: selection.chosen.iter().map(|model| selection.weights[*model]).sum(),
             };
-            let combined = self.combiner.combine(1, &got, chosen);
+            let draws = policy.draws_answer().then_some(&mut rng as &mut dyn Rng);
+            let combined = self.combiner.combine(1, &got, chosen, draws);
             let truth = Label::Int(self.recorded.targets[row] as i64);
             right.push(combined.answers.first().is_some_and(|a| a.label.as_ref() == Some(&truth)));
             let arm = |(model, name): (usize, &Arc<str>)| {
@@ -370,6 +371,7 @@ fn record(
         answer: vec![skysail_selection::RowRecord {
             label: Some(Label::Int(0)),
             p: 1.0,
+            arm: None,
             default: false,
         }],
     }
