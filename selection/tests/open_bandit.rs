@@ -131,7 +131,7 @@ fn the_women_s_campaign_is_refused() {
             snips: 0.002_373_046_1,
             mean_weight: 3.134_19,
             largest: 21_739.0,
-            effective: 2.08,
+            effective: 2.077_8,
             cressie_read: 0.007_430_227_3,
             clipped: 0.004_383_7,
             sub_gaussian: 0.003_577_13,
