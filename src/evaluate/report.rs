@@ -122,8 +122,11 @@ fn refused(name: &str, diagnostics: &Diagnostics) -> [String; 11] {
     let mut row: [String; 11] = std::array::from_fn(|_| "-".into());
     row[0] = name.into();
     row[1] = "refused".into();
-    row[9] = format!("{:.0}", diagnostics.effective);
-    row[10] = format!("{:.3}", diagnostics.mean_weight);
+    // None for a target that combines: no row of it could be weighed.
+    if diagnostics.rows > 0 {
+        row[9] = format!("{:.0}", diagnostics.effective);
+        row[10] = format!("{:.3}", diagnostics.mean_weight);
+    }
     row
 }
 

@@ -421,3 +421,100 @@ fn fractions_need_a_loss() {
     let losses = judge.losses(&records[0], 0, &judge.cast(&Label::Int(2)).unwrap());
     assert_eq!(losses[0], Some(2.25 / 4.0));
 }
+
+/// Feedback by input teaches a target as it taught the policy that was there.
+#[test]
+fn what_came_by_input_is_learned() {
+    let mut world = play(&policy("static", &[]), 15, Ways::default());
+    world.feedback.clear();
+    let answer = |arm: &ArmRecord| ArmRecord {
+        outcome: Outcome::Used,
+        q: 1.0,
+        labels: vec![Some(Label::Int(i64::from(*arm.arm == *"c")))],
+        ..arm.clone()
+    };
+    for record in world.decisions.iter().take(100) {
+        world.feedback.push(GivenFeedback {
+            decision: DecisionId::new(record.time_ms, [9; 3], 0, [9; 16]),
+            row: None,
+            value: FeedbackValue::Labels(vec![Label::Int(1)]),
+            time_ms: record.time_ms,
+            input: Some(InputAnswers {
+                context: Arc::default(),
+                arms: record.arms.iter().map(answer).collect(),
+            }),
+        });
+    }
+    // Rewards that come after all decisions teach nothing in time.
+    for record in world.decisions.iter().skip(200) {
+        world.feedback.push(GivenFeedback {
+            decision: record.id,
+            row: None,
+            value: FeedbackValue::Reward(told(record, 0)),
+            time_ms: DECISIONS + record.time_ms,
+            input: None,
+        });
+    }
+    let report = report(&world, &[target("exp3", &[("eta", 0.2)])]);
+    assert_eq!(report.rows, DECISIONS as usize - 200);
+    // All weight is on c by now, but for the floor; without the inputs it would be on all alike.
+    holds(estimates(&report, 0).ips, RIGHT[2]);
+    let (_, to) = estimates(&report, 0).ips.interval.unwrap();
+    assert!(to < RIGHT.iter().sum::<f64>() / 3.0, "{report:?}");
+}
+
+/// Each context has a state of its own, as live.
+#[test]
+fn contexts_are_learned_apart() {
+    let mut world = play(&policy("static", &[]), 16, Ways::default());
+    for (record, context) in world.decisions.iter_mut().zip(["x", "y"].iter().cycle()) {
+        record.context = (*context).into();
+        let best = if *context == "x" { "a" } else { "c" };
+        for arm in record.arms.iter_mut().filter(|arm| arm.outcome == Outcome::Used) {
+            arm.labels = vec![Some(Label::Int(i64::from(*arm.arm == *best)))];
+        }
+    }
+    let report = report(&world, &[target("exp3", &[("eta", 0.2)])]);
+    let found = estimates(&report, 0).doubly_robust.unwrap();
+    // One state for both would earn a half.
+    assert!(found.interval.unwrap().0 > 0.85, "{found}");
+}
+
+/// Rows of a decision are correlated, weights are not 1, and the interval holds all the same.
+#[test]
+fn intervals_hold_as_often_as_they_say() {
+    const RUNS: u64 = 400;
+    const ROWS: usize = 3;
+    let (q, pi) = ([0.5, 0.3, 0.2], [0.1, 0.2, 0.7]);
+    let truth = mean_of(&[("a", pi[0]), ("b", pi[1]), ("c", pi[2])], RIGHT);
+    let mut held = [0_u32; 3];
+    for seed in 0..RUNS {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut rows = Rows::new(10.0);
+        for decision in 0..500 {
+            let draw: f64 = rng.random();
+            let arm = if draw < q[0] { 0 } else { usize::from(draw >= q[0] + q[1]) + 1 };
+            let luck: f64 = rng.random();
+            for _ in 0..ROWS {
+                // Mostly one luck for all rows.
+                let luck = if rng.random_bool(0.8) { luck } else { rng.random() };
+                let reward = if luck < RIGHT[arm] { 1.0 } else { 0.0 };
+                let predicted = [0.7, 0.7, 0.4];
+                let model = pi.iter().zip(predicted).map(|(pi, p)| pi * p).sum();
+                let term = Term { weight: pi[arm] / q[arm], reward, predicted: predicted[arm] };
+                rows.push(decision, Some(model), &[term]);
+            }
+        }
+        let found = rows.estimates(0.95);
+        for (held, estimate) in
+            held.iter_mut().zip([Some(found.ips), found.snips, found.doubly_robust])
+        {
+            let (from, to) = estimate.unwrap().interval.unwrap();
+            *held += u32::from(from <= truth && truth <= to);
+        }
+    }
+    for held in held {
+        let share = f64::from(held) / RUNS as f64;
+        assert!((0.92..=0.98).contains(&share), "{held} of {RUNS}");
+    }
+}
