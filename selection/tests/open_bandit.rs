@@ -3,7 +3,7 @@
 //! sampling and judged for a uniform target. The expected numbers are those of the estimators'
 //! own papers' formulas, computed apart from this code.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 

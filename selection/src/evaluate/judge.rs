@@ -360,3 +360,6 @@ fn is_same(a: &Label, b: &Label) -> bool {
         _ => a == b,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -359,19 +359,14 @@ fn little_overlap_and_no_feedback_are_refused() {
 #[test]
 fn feedback_that_depends_on_the_arm_is_refused() {
     let mut world = play(&policy("static", &SPLIT), 12, Ways::default());
-    let of_c = |id: DecisionId| {
-        let record = &world.decisions[id.time_ms() as usize];
-        record.arms[2].outcome == Outcome::Used
-    };
     let mut rng = SmallRng::seed_from_u64(1);
-    let kept = |given: &GivenFeedback| !of_c(given.decision) || rng.random_bool(0.5);
-    world.feedback = world.feedback.iter().cloned().filter(kept_by(kept)).collect();
+    let decisions = &world.decisions;
+    world.feedback.retain(|given| {
+        let record = &decisions[given.decision.time_ms() as usize];
+        record.arms[2].outcome != Outcome::Used || rng.random_bool(0.5)
+    });
     let refused = refusal(&report(&world, &[target("static", &OTHER)]), 0);
     assert!(matches!(refused, Refusal::MeanWeight { .. }), "{refused}");
-}
-
-fn kept_by(mut kept: impl FnMut(&GivenFeedback) -> bool) -> impl FnMut(&GivenFeedback) -> bool {
-    move |given| kept(given)
 }
 
 #[test]
