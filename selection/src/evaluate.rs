@@ -2,7 +2,7 @@
 //!
 //! The log has, for each decision, the probability q with which each arm was asked. An arm that a
 //! target policy asks with probability π(a) stands in the estimate with the weight
-//! π(a) · 1[asked] / q(a), so that rows count as often as if the target had drawn. One arm may
+//! π(a) · 1\[asked\] / q(a), so that rows count as often as if the target had drawn. One arm may
 //! have been asked or several; where all were (q = 1), every weight is π(a) and nothing is guessed.
 //!
 //! A target that learns is played through the log in the order of time: each decision is judged by
