@@ -18,6 +18,7 @@
 //! - [`server`]: starts and ends all of it
 //! - [`cli`]: the command line
 //! - [`demo`]: the main job on real data
+//! - [`evaluate`]: what another policy would have earned
 //!
 //! # What it does not do
 //!
@@ -31,6 +32,7 @@ pub mod config;
 pub mod container;
 pub mod default_rewards;
 pub mod demo;
+pub mod evaluate;
 pub mod grpc;
 pub mod http;
 pub mod metrics;

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
-use skysail::cli::Cli;
+use skysail::cli::{Cli, WrongUsage};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             tracing::debug!(?error, "failed");
             cli_error(&error);
-            ExitCode::FAILURE
+            if error.is::<WrongUsage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -12,6 +12,7 @@
 //! - [`label`], [`record`]: what a decision leaves behind, so that feedback can find it
 //! - [`store`]: [`SelectionStore`] and [`DecisionLog`], the seams to what survives
 //! - [`service`]: asks, gathers until the deadline, combines, records
+//! - [`evaluate`]: what another policy would have earned, out of the decision log: pure
 //! - [`observe`]: applies feedback in grouped compare-and-swap
 //!
 //! # What it does not do
@@ -21,6 +22,7 @@
 
 pub mod application;
 pub mod combine;
+pub mod evaluate;
 pub mod label;
 pub mod observe;
 pub mod policy;

@@ -25,16 +25,16 @@ use skysail_proto::{ModelCall, ModelReply, PredictError, call::ModelResult};
 use tower::{Service, ServiceExt};
 
 pub use self::view::{ArmView, SelectionView, ShadowView};
-use self::{
-    availability::Availability,
-    gather::gather,
-    plan::Plan,
-    select::{Decision, Draw},
-};
 pub(crate) use self::{
+    availability::Availability,
     learner::{Learned, Learner},
     plan::place,
     states::{Slot, Snapshot, States},
+};
+use self::{
+    gather::gather,
+    plan::Plan,
+    select::{Decision, Draw},
 };
 use crate::{
     Application, DecisionId, DecisionLog, DecisionRecord, Feedback, InputFeedback, ModelDirectory,

@@ -27,6 +27,8 @@ enum Command {
     Demo(crate::demo::Args),
     /// Run the server.
     Serve(serve::Args),
+    /// Say what other policies would have earned, out of the decision log.
+    Evaluate(Box<crate::evaluate::Args>),
     /// Serve one ONNX model to front ends, as a process of its own.
     Container(Box<container::Args>),
     /// Ask an application for a prediction.
@@ -54,6 +56,7 @@ impl Cli {
         match self.command {
             Command::Demo(args) => crate::demo::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Evaluate(args) => crate::evaluate::run(&args),
             Command::Container(args) => container::run(*args).await,
             Command::Predict(args) => predict::run(args).await,
             Command::Feedback(args) => feedback::run(args).await,
@@ -62,6 +65,11 @@ impl Cli {
         }
     }
 }
+
+/// What was typed makes no sense, which only showed once it was looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(pub String);
 
 /// Writes a line to standard output; a reader that has gone is no error of ours.
 #[macro_export]

@@ -4,8 +4,8 @@
 //!
 //! # Layout
 //!
-//! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`], [`redis`] and
-//!   [`python`] each look after one thing, [`apt`] and [`command`] are what they share
+//! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`], [`redis`],
+//!   [`open_bandit`] and [`python`] each look after one thing, [`apt`] and [`command`] are what they share
 //! - [`checks`]: the list of checks that `cargo xtask test` runs
 //! - [`sizes`]: the size check, one of them
 //!
@@ -21,6 +21,7 @@ mod checks;
 mod command;
 mod fashion_mnist;
 mod onnxruntime;
+mod open_bandit;
 mod python;
 mod redis;
 mod setup;
@@ -38,7 +39,7 @@ use workspace::Workspace;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup          fetch what is missing: ONNX Runtime, Fashion-MNIST, Redis and Python packages for the tests
+  setup          fetch what is missing: ONNX Runtime, Fashion-MNIST; for the tests Redis, Python packages, logs
   demo [ARG]...  set up what the demo needs, build skysail and run `skysail demo ARG...`
   test [--all]   set up everything, then run every check and test; --all: what is slow or large, too
   check-sizes    only the check of file sizes

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::workspace::Workspace;
-use crate::{fashion_mnist, onnxruntime, python, redis};
+use crate::{fashion_mnist, onnxruntime, open_bandit, python, redis};
 
 /// How much to set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub(crate) fn run(workspace: &Workspace, parts: Parts) -> Result<()> {
     timed("Fashion-MNIST", || fashion_mnist::ensure(&folder))?;
     if parts == Parts::All {
         timed("Redis", || redis::ensure(&folder))?;
+        timed("Open Bandit logs", || open_bandit::ensure(&folder))?;
         timed("Python packages", || python::ensure(&workspace.root, &folder))?;
     }
     Ok(())

@@ -9,20 +9,20 @@ const RATE: f64 = 0.02;
 /// A share per arm, exponentially weighted, 1 at the start. It is of this front end alone and no
 /// part of the policy's state: a replay of the feedback must give that state again.
 #[derive(Debug)]
-pub(super) struct Availability(Vec<AtomicU64>);
+pub(crate) struct Availability(Vec<AtomicU64>);
 
 impl Availability {
-    pub(super) fn new(arms: usize) -> Self {
+    pub(crate) fn new(arms: usize) -> Self {
         Self((0..arms).map(|_| AtomicU64::new(1_f64.to_bits())).collect())
     }
 
     /// Share in [0, 1].
-    pub(super) fn of(&self, arm: usize) -> f64 {
+    pub(crate) fn of(&self, arm: usize) -> f64 {
         self.0.get(arm).map_or(1.0, |bits| f64::from_bits(bits.load(Ordering::Relaxed)))
     }
 
     /// The arm was asked, and answered in time or did not.
-    pub(super) fn asked(&self, arm: usize, in_time: bool) {
+    pub(crate) fn asked(&self, arm: usize, in_time: bool) {
         let Some(share) = self.0.get(arm) else { return };
         let now = if in_time { 1.0 } else { 0.0 };
         let moved = |bits| {
