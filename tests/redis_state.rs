@@ -24,11 +24,11 @@ use redis::{RedisServer, until};
 use rustix::process::Signal;
 use skysail_proto::pb::v1;
 
-/// One arm per query, so that each decision scores one.
+/// One arm per query, so that each decision scores one. What is late scores none, so nothing is.
 const BANDIT: &str = r#"
 [[application]]
 name = "bandit"
-objective = "2s"
+objective = "60s"
 task = "classification"
 label_output = "label"
 policy = { name = "exp3", parameters = { eta = 0.002 } }

@@ -98,11 +98,9 @@ impl Work {
     }
 
     fn acknowledge(&self, id: &str, outcome: v1::FeedbackOutcome) {
-        let applied = match outcome {
-            v1::FeedbackOutcome::Applied => 1,
-            v1::FeedbackOutcome::Duplicate => 0,
-            other => panic!("{id}: {other:?}"),
-        };
+        let known = [v1::FeedbackOutcome::Applied, v1::FeedbackOutcome::Duplicate];
+        assert!(known.contains(&outcome), "{id}: {outcome:?}");
+        let applied = usize::from(outcome == v1::FeedbackOutcome::Applied);
         *self.acknowledged.lock().entry(id.to_owned()).or_default() += applied;
         self.answered.fetch_add(1, Ordering::SeqCst);
         self.unanswered.fetch_sub(1, Ordering::SeqCst);
@@ -191,8 +189,7 @@ async fn each_feedback_counts_once_whoever_is_killed() {
             let context = CONTEXTS[rng.random_range(0..CONTEXTS.len())];
             asked.push((1 + usize::from(rng.random_range(0..5) == 0), context.to_owned()));
         }
-        // In parts, since a stream is answered out of order and read here as it comes.
-        for part in asked.chunks(50_000) {
+        for part in asked.chunks(10_000) {
             decisions.extend(decide(server, part.iter().cloned()).await);
         }
         // A record that was not written yet goes with the process.
@@ -279,7 +276,7 @@ async fn replay(decisions: &[Decision], folders: &[impl AsRef<Path>]) -> Vec<f64
         .collect();
     let arms = ["a", "b"];
     let names: Vec<Arc<str>> = arms.map(Arc::from).to_vec();
-    let policy = Policy::new("exp3", &[("eta".into(), 0.002.into())], &names, 0).unwrap();
+    let policy = Policy::new("exp3", &[("eta".into(), 0.002)], &names, 0).unwrap();
     let mut state = policy.init();
     for decision in decisions {
         let id: DecisionId = decision.id.parse().unwrap();
