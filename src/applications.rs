@@ -8,14 +8,15 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use skysail_containers::Models;
 use skysail_proto::{ModelId, PredictError, pb::v1};
-use skysail_selection::{Application, DecisionLog, SelectionStore};
+use skysail_selection::{Application, OpenError};
 
 use crate::{
     admit::Admission,
     application::{self, DEFAULT_MAX_IN_FLIGHT},
     metrics::{ApplicationMetrics, Metrics},
     stack::{Directory, ModelStack, Stack},
-    state::{StateError, StateFile},
+    state::StateError,
+    stores::Stores,
 };
 
 /// What every application's stack is made of.
@@ -25,12 +26,8 @@ pub struct Parts {
     pub models: Models,
     /// The cache over the router.
     pub stack: ModelStack,
-    /// Selection state.
-    pub store: Arc<dyn SelectionStore>,
-    /// Decision records.
-    pub log: Arc<dyn DecisionLog>,
-    /// Applications that came through Admin.
-    pub state: StateFile,
+    /// Selection state, decision records, and applications that came through Admin.
+    pub stores: Stores,
     /// Where queries are counted.
     pub metrics: Metrics,
     /// Seeds every draw.
@@ -107,7 +104,7 @@ impl Applications {
         declared: &[v1::Application],
         source: &str,
     ) -> Result<Self, ChangeError> {
-        let put = parts.state.applications()?;
+        let put = parts.stores.state.applications()?;
         let this = Self {
             inner: Arc::new(Inner {
                 parts,
@@ -183,7 +180,7 @@ impl Applications {
         let _alone = self.inner.change.lock().await;
         self.refuse_declared(&wire.name)?;
         self.check(&wire)?;
-        self.inner.parts.state.put_application(wire.clone()).await?;
+        self.inner.parts.stores.state.put_application(wire.clone()).await?;
         Ok(self.serve(wire, Origin::Admin).await?)
     }
 
@@ -196,12 +193,34 @@ impl Applications {
         let _alone = self.inner.change.lock().await;
         self.get(name)?;
         self.refuse_declared(name)?;
-        self.inner.parts.state.delete_application(name).await?;
+        self.inner.parts.stores.state.delete_application(name).await?;
         let mut served = HashMap::clone(&self.inner.served.load());
         served.remove(name);
         self.inner.served.store(Arc::new(served));
         self.hand_down_objectives();
         Ok(())
+    }
+
+    /// Puts the selections in place whose models are known, so that their state is in memory before
+    /// the first query comes. Others are put in place with their first query.
+    pub async fn warm(&self) {
+        for served in self.list() {
+            match self.selector(&served).await {
+                Ok(_) | Err(PredictError::FailedPrecondition(_)) => {}
+                Err(error) => {
+                    tracing::error!(application = served.wire.name, %error, "its state is not loaded");
+                }
+            }
+        }
+    }
+
+    /// The selections that are in place, by application.
+    pub fn stacks(&self) -> Vec<(Arc<str>, Arc<Stack>)> {
+        let served = self.inner.served.load();
+        let stack = |(name, served): (&Arc<str>, &Arc<Served>)| {
+            Some((Arc::clone(name), served.selector.load_full()?))
+        };
+        served.iter().filter_map(stack).collect()
     }
 
     /// The application's selection.
@@ -219,17 +238,22 @@ impl Applications {
         }
         let application = self.complete(served.checked.clone())?;
         let parts = &self.inner.parts;
+        let log = parts.stores.log_of(application.feedback_window);
         let selector = Stack::open(
             Arc::new(application),
             parts.stack.clone(),
             Arc::new(Directory(parts.models.clone())),
-            Arc::clone(&parts.store),
-            Arc::clone(&parts.log),
+            parts.stores.selection(served.wire.default_reward.is_some()),
+            log,
             parts.seed,
             parts.instance,
         )
         .await
-        .map_err(|error| PredictError::Internal(error.to_string().into()))?;
+        .map_err(|error| match error {
+            // A store that others share may be back with the next query.
+            OpenError::Store(error) => PredictError::State(error.to_string().into()),
+            error => PredictError::Internal(error.to_string().into()),
+        })?;
         let selector = Arc::new(selector);
         served.selector.store(Some(Arc::clone(&selector)));
         Ok(selector)

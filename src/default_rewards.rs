@@ -50,13 +50,15 @@ impl Progress {
     }
 }
 
-/// Runs until the server stops.
+/// Runs until the server stops. Decisions whose window closed longer ago than `until` are passed
+/// over, as their marks may be gone; `None`: none are.
 pub async fn run(
     applications: Applications,
     state: StateFile,
     log: Arc<DecisionLogFile>,
     metrics: Metrics,
     progress: Arc<Progress>,
+    until: Option<Duration>,
 ) {
     let mut readers: HashMap<String, Reader> = HashMap::new();
     let mut every = tokio::time::interval(EVERY);
@@ -81,6 +83,7 @@ pub async fn run(
                     readers.insert(name.clone(), Reader::open(served, &state, &log).await?);
                 }
                 let Some(reader) = readers.get_mut(name) else { return Ok(()) };
+                reader.pass_over(due_ms(served), until);
                 progress.0.lock().insert(name.clone(), reader.until_ms);
                 while reader.round(served, &applications, &state, &log, &metrics).await? {
                     progress.0.lock().insert(name.clone(), reader.until_ms);
@@ -144,6 +147,18 @@ impl Reader {
             until_ms: cursor.until_ms,
             since_ms: cursor.since_ms,
         })
+    }
+
+    fn pass_over(&mut self, due_ms: u64, until: Option<Duration>) {
+        let Some(until) = until else { return };
+        let since_ms = due_ms.saturating_sub(until.as_millis() as u64);
+        if since_ms > self.until_ms.max(self.since_ms) {
+            tracing::warn!(
+                "this front end or Redis was away for too long to know which decisions had \
+                 feedback: their default rewards are left out"
+            );
+        }
+        self.since_ms = self.since_ms.max(since_ms);
     }
 
     /// Sees to the next decisions. False: none is due now.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::sync::watch;
 
-use crate::{applications::Applications, metrics::Metrics};
+use crate::{applications::Applications, metrics::Metrics, refresh::Refreshed, state::RedisState};
 
 /// What the HTTP door shows.
 #[derive(Clone, Debug)]
@@ -28,6 +28,10 @@ pub struct Face {
     pub models: skysail_containers::Models,
     /// For cache counters.
     pub cache: skysail_cache::CacheLayer,
+    /// For its counters.
+    pub redis_state: Option<RedisState>,
+    /// How far what other front ends commit is known here.
+    pub refreshed: Refreshed,
     /// True once the server is stopping: it is not ready any more.
     pub stopping: watch::Receiver<bool>,
 }
@@ -50,7 +54,7 @@ async fn ready(State(face): State<Face>) -> impl IntoResponse {
 }
 
 async fn metrics(State(face): State<Face>) -> impl IntoResponse {
-    sample(&face).await;
+    sample(&face);
     let mut text = String::new();
     let encoded = text::encode(&mut text, &face.registry.lock());
     match encoded {
@@ -67,16 +71,19 @@ async fn metrics(State(face): State<Face>) -> impl IntoResponse {
     }
 }
 
-async fn sample(face: &Face) {
+fn sample(face: &Face) {
     let sampled = &face.metrics.sampled;
     sampled.containers(&face.models.containers());
     sampled.cache.sample(&face.cache.stats());
-    for served in face.applications.list() {
-        // An application whose models are not known yet has no weights.
-        let Ok(selector) = face.applications.selector(&served).await else { continue };
-        let Ok(view) = selector.selection("").await else { continue };
-        for arm in view.arms {
-            sampled.weight(&served.wire.name, &arm.arm, arm.weight);
+    if let Some(redis) = &face.redis_state {
+        sampled.state.sample(&redis.stats(), &face.refreshed);
+    }
+    // From memory: a scrape waits for no store. An application whose models are not known yet has
+    // no weights.
+    for (name, selector) in face.applications.stacks() {
+        let arms = selector.application().arms.iter();
+        for (arm, weight) in arms.zip(selector.weights()) {
+            sampled.weight(&name, &arm.name, weight);
         }
     }
 }

@@ -21,9 +21,10 @@ use prometheus_client::{
 use skysail_containers::{BatchObserver, BatchReport, DropReason};
 use skysail_selection::{Status, query::Acknowledgement};
 
-use self::cache::CacheMetrics;
+use self::{cache::CacheMetrics, state::StateMetrics};
 
 mod cache;
+mod state;
 
 /// By which door a message came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,7 @@ pub(crate) struct Sampled {
     feasible: Family<ReplicaLabels, Gauge>,
     weight: Family<ArmLabels, Gauge<f64, AtomicU64>>,
     pub(crate) cache: CacheMetrics,
+    pub(crate) state: StateMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

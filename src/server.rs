@@ -29,9 +29,11 @@ use crate::{
     grpc::{AdminService, FeedbackService, PredictionService, RegistryService, Shared},
     http,
     metrics::Metrics,
-    record::{self, DecisionLogFile},
+    record::DecisionLogFile,
+    refresh::{self, Refreshed},
     registrations, stack,
     state::StateFile,
+    stores::Stores,
 };
 
 /// A running server.
@@ -48,10 +50,10 @@ pub struct Server {
     trim_task: JoinHandle<()>,
     defaults_task: JoinHandle<()>,
     follow_task: JoinHandle<()>,
+    refresh_task: Option<JoinHandle<()>>,
     health: tonic_health::server::HealthReporter,
     models: Models,
-    log: Arc<DecisionLogFile>,
-    state: StateFile,
+    stores: Stores,
 }
 
 impl Server {
@@ -68,26 +70,30 @@ impl Server {
         }
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
-        let state = StateFile::open(&config.data_dir)?;
-        let log = open_log(&config)?;
+        if config.redis_state.is_some() {
+            metrics.sampled.state.register(&mut registry);
+        }
+        let instance = rand::random();
+        let stores = Stores::open(&config, instance).await?;
+        let state = &stores.state;
         let models = Models::with_observer(Arc::new(metrics.clone()));
         load_models(&models, &config).await?;
         for (model, version) in state.versions()? {
             models.pin(&model, &version);
         }
-        registrations::restore(&models, &state).await?;
+        registrations::restore(&models, state).await?;
         let cache = CacheLayer::new(open_cache(&config)?);
         let parts = Parts {
             stack: stack::models(&cache, &models),
             models: models.clone(),
-            store: state.selection_store(),
-            log: Arc::clone(&log) as _,
-            state: state.clone(),
+            stores: stores.clone(),
             metrics: metrics.clone(),
             seed: config.seed.unwrap_or_else(rand::random),
-            instance: rand::random(),
+            instance,
         };
         let applications = Applications::open(parts, &config.applications, &config.source).await?;
+        applications.warm().await;
+        let log = Arc::clone(&stores.log);
         let progress = Arc::new(default_rewards::Progress::default());
         let defaults_task = tokio::spawn(default_rewards::run(
             applications.clone(),
@@ -95,9 +101,15 @@ impl Server {
             Arc::clone(&log),
             metrics.clone(),
             Arc::clone(&progress),
+            stores.defaults_until(),
         ));
         let trim_task =
             tokio::spawn(trim(applications.clone(), state.clone(), Arc::clone(&log), progress));
+        let refreshed = Refreshed::default();
+        let refresh_task = stores.redis.as_ref().map(|redis| {
+            let changes = redis.changes();
+            tokio::spawn(refresh::follow(applications.clone(), changes, refreshed.clone()))
+        });
         let follow_task = tokio::spawn(registrations::follow(
             models.clone(),
             state.clone(),
@@ -110,7 +122,7 @@ impl Server {
             models: models.clone(),
             cache: cache.clone(),
             state: state.clone(),
-            log: Arc::clone(&log),
+            log,
             metrics: metrics.clone(),
             stream_in_flight: config.stream_in_flight,
             stopping: stopping.clone(),
@@ -121,6 +133,8 @@ impl Server {
             applications,
             models: models.clone(),
             cache,
+            redis_state: stores.redis.clone(),
+            refreshed,
             stopping: stopping.clone(),
         };
         let (grpc, grpc_task, health) = serve_grpc(&config, shared, stopping.clone()).await?;
@@ -135,10 +149,10 @@ impl Server {
             trim_task,
             defaults_task,
             follow_task,
+            refresh_task,
             health,
             models,
-            log,
-            state,
+            stores,
         })
     }
 
@@ -163,9 +177,10 @@ impl Server {
         // Before the containers go: their registrations are to survive this.
         self.follow_task.abort();
         self.models.shutdown().await;
-        // Records before state: a record without its feedback can still get it.
-        self.log.close().await?;
-        self.state.close().await?;
+        if let Some(task) = self.refresh_task {
+            task.abort();
+        }
+        self.stores.close().await?;
         drained.with_context(|| {
             format!("what was accepted was not finished within the drain time of {:?}", self.drain)
         })?
@@ -174,12 +189,6 @@ impl Server {
 
 const SERVICES: [&str; 5] =
     ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin", "skysail.v1.Registry"];
-
-fn open_log(config: &Config) -> anyhow::Result<Arc<DecisionLogFile>> {
-    let options = record::Options { sync: config.sync, ..record::Options::default() };
-    let log = DecisionLogFile::open(&config.data_dir.join("decisions"), options)?;
-    Ok(Arc::new(log))
-}
 
 /// Does not wait for Redis: where it is not there, predictions go on without it.
 fn open_cache(config: &Config) -> anyhow::Result<TieredCache> {

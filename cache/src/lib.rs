@@ -44,6 +44,9 @@ pub use stats::{CacheStats, RedisStats, StoreStats};
 pub use store::{
     Fill, Generation, Kept, Lookup, PredictionCache,
     embedded::EmbeddedCache,
-    redis::{RedisAddressError, RedisAddresses, RedisOptions, RedisTier},
+    redis::{
+        RedisAddressError, RedisAddresses, RedisOptions, RedisTier,
+        link::{RedisConnection, RedisTarget},
+    },
     tiered::TieredCache,
 };

@@ -68,6 +68,9 @@ pub enum PredictError {
         /// The container's own words.
         why: Arc<str>,
     },
+    /// What the application has learned cannot be read, and it has not been read before.
+    #[error("{0}; nothing can be drawn before it is read, try again")]
+    State(Arc<str>),
     /// Everybody who waited for the call has gone.
     #[error("the call was given up by all who waited for it")]
     Cancelled,
@@ -105,7 +108,7 @@ pub enum Code {
     ResourceExhausted,
     /// Too late.
     DeadlineExceeded,
-    /// No live replica.
+    /// No live replica, or no state.
     Unavailable,
     /// A container's own failure, or ours.
     Internal,
@@ -122,7 +125,9 @@ impl PredictError {
             Self::FailedPrecondition(_) => Code::FailedPrecondition,
             Self::Overloaded { .. } => Code::ResourceExhausted,
             Self::Late { .. } => Code::DeadlineExceeded,
-            Self::Unavailable { .. } | Self::ReplicaLost { .. } => Code::Unavailable,
+            Self::Unavailable { .. } | Self::ReplicaLost { .. } | Self::State(_) => {
+                Code::Unavailable
+            }
             Self::Container { .. } | Self::Internal(_) => Code::Internal,
             Self::Cancelled => Code::Cancelled,
         }

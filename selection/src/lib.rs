@@ -38,5 +38,5 @@ pub use query::{
     Query, RowStatus, Status,
 };
 pub use record::{ArmRecord, DecisionId, DecisionRecord, RowRecord, ShadowRecord};
-pub use service::Selector;
+pub use service::{OpenError, Selector};
 pub use store::{DecisionLog, ModelDirectory, SelectionStore};

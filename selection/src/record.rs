@@ -30,6 +30,11 @@ impl DecisionId {
         self.0[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte))
     }
 
+    /// The front end that made it.
+    pub fn instance(&self) -> [u8; 3] {
+        [self.0[6], self.0[7], self.0[8]]
+    }
+
     /// The digest of application and context.
     pub fn place(&self) -> [u8; 16] {
         let mut place = [0; 16];

@@ -18,7 +18,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use skysail_proto::{ModelCall, ModelReply, PredictError, call::ModelResult};
@@ -45,6 +45,10 @@ use crate::{
     query::Acknowledgement,
     store::{BoxFuture, StoreError},
 };
+
+/// After a failed load of a context's state, the next query that starts one comes so much later
+/// at least.
+const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// One application's selection: for each [`Query`] a [`Prediction`], and for each [`Feedback`]
 /// what was learned. Cloning it shares everything.
@@ -195,14 +199,26 @@ impl<M> Selector<M> {
         self.shared.forget_arm(arm).await
     }
 
-    /// Loads a state again that another front end may have changed. A context that is not in
-    /// memory is left there.
+    /// Loads those states again that another front end has changed, and says how many. Contexts
+    /// that are not in memory are left there.
     ///
     /// # Errors
     ///
-    /// The state cannot be loaded.
-    pub async fn refresh(&self, context: &str) -> Result<(), StoreError> {
-        self.shared.refresh(context).await
+    /// The store could not be asked, or a state not be loaded.
+    pub async fn refresh(&self, contexts: &[Arc<str>]) -> Result<u64, StoreError> {
+        self.shared.refresh(contexts).await
+    }
+
+    /// The application itself (empty), and the contexts in memory that queries came for since this
+    /// was called last.
+    pub fn in_use(&self) -> Vec<Arc<str>> {
+        self.shared.in_use()
+    }
+
+    /// The weight of each arm in the application's state, in the application's order, normalised
+    /// to sum to 1: from memory, without the store.
+    pub fn weights(&self) -> Vec<f64> {
+        self.shared.weights()
     }
 }
 
@@ -306,15 +322,19 @@ impl Shared {
     /// The slot of a context, whose state starts to load where it is not in memory.
     pub(crate) fn slot_of(self: &Arc<Self>, context: &Arc<str>) -> Arc<Slot> {
         let slot = self.states.slot(context);
+        slot.use_it();
         if let Some(permit) = self.states.begin_load(&slot) {
             let (shared, slot) = (Arc::clone(self), Arc::clone(&slot));
             // Owned by the slot's loading flag; ends with the load.
             tokio::spawn(async move {
-                if let Err(error) = shared.reload(&slot).await {
+                let loaded = shared.reload(&slot).await;
+                drop(permit);
+                if let Err(error) = loaded {
                     tracing::warn!(application = %shared.application.name, %error, "a context's state is not loaded");
+                    // Not again with each query, where the store is lost.
+                    tokio::time::sleep(LOAD_AGAIN).await;
                 }
                 slot.end_load();
-                drop(permit);
             });
         }
         slot

@@ -2,7 +2,13 @@
 
 pub mod memory;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use skysail_proto::ModelVersion;
@@ -21,11 +27,39 @@ pub struct StateKey {
     pub context: Arc<str>,
 }
 
+impl StateKey {
+    /// A digest of both, the same on every front end; it stands in the ids of decisions, too.
+    pub fn place(&self) -> [u8; 16] {
+        crate::service::place(&self.application, &self.context)
+    }
+}
+
+/// Which of the states that a key has had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// Counts commits, from 1; 0: there is no state.
+    pub number: u64,
+    /// The commit that made it. Tells two states of one number apart, where a store that several
+    /// front ends share lost commits and has taken others since; 0 where the store can't lose any.
+    pub commit_id: u128,
+}
+
+impl Version {
+    /// There is no state.
+    pub const NONE: Self = Self { number: 0, commit_id: 0 };
+
+    /// Whether a store that holds this now has forgotten `known`, which it held before.
+    pub(crate) fn has_forgotten(&self, known: &Self) -> bool {
+        let other = self.commit_id != known.commit_id && self.commit_id != 0;
+        self.number < known.number || (self.number == known.number && other)
+    }
+}
+
 /// An encoded state and the version by which the next commit must name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Counts commits, from 1.
-    pub version: u64,
+    /// Never [`Version::NONE`].
+    pub version: Version,
     /// As the policy encoded it.
     pub state: Bytes,
 }
@@ -44,22 +78,24 @@ pub struct Mark {
 pub struct Commit {
     /// Whose state.
     pub key: StateKey,
-    /// The version it was computed from; 0: there was none.
-    pub expected: u64,
+    /// The version it was computed from.
+    pub expected: Version,
     /// The new state.
     pub state: Bytes,
     /// Set together with it. None of them may be set already.
     pub marks: Vec<Mark>,
     /// Names this commit, so that one whose reply was lost is recognised as one's own.
     pub commit_id: u128,
-    /// Milliseconds since the Unix epoch, for trimming marks by the feedback window.
+    /// Now, in milliseconds since the Unix epoch.
     pub time_ms: u64,
+    /// The feedback window: the store may forget marks of decisions older than this.
+    pub window: Duration,
 }
 
 /// How a commit went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// It is durable, under this version.
+    /// It is durable, under a version of this number and the commit's id.
     Committed(u64),
     /// Somebody else was first, or a mark is set: load again and apply again.
     Conflict,
@@ -75,6 +111,14 @@ pub struct StoreError(pub Arc<str>);
 pub trait SelectionStore: Send + Sync + fmt::Debug {
     /// The latest state, or `None` where there is none yet.
     fn load(&self, key: StateKey) -> BoxFuture<Result<Option<Stored>, StoreError>>;
+
+    /// The latest version of each of an application's contexts, as [`load`](Self::load) would find
+    /// it. A question that front ends ask often, when they share a store.
+    fn versions(
+        &self,
+        application: Arc<str>,
+        contexts: Vec<Arc<str>>,
+    ) -> BoxFuture<Result<Vec<Version>, StoreError>>;
 
     /// For each mark the id of the commit that set it, if it is set.
     fn marked(

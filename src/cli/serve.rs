@@ -23,6 +23,12 @@ pub(super) struct Args {
     /// Where state and decision records live [default: skysail-data].
     #[arg(long, value_name = "DIR", env = "SKYSAIL_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// A Redis in which front ends share selection state and decision records, so that any of them
+    /// takes feedback for a decision of another; an address as for --redis-cache. It must not
+    /// evict (maxmemory-policy noeviction), and is as durable as its appendfsync says
+    /// [default: none; state lives in --data-dir].
+    #[arg(long, value_name = "URL", env = "SKYSAIL_REDIS_STATE", hide_env_values = true)]
+    redis_state: Option<String>,
     /// A Redis that front ends share as a second tier of the prediction cache:
     /// redis://[user:password@]host[:port][/database], rediss://… for TLS, unix:///path; several
     /// nodes of a Redis Cluster with commas between them [default: none].
@@ -43,6 +49,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     config.data_dir = args.data_dir.unwrap_or(config.data_dir);
     if let Some(addresses) = &args.redis_cache {
         config.redis_cache = Some(addresses.parse().context("--redis-cache")?);
+    }
+    if let Some(addresses) = &args.redis_state {
+        config.redis_state = Some(addresses.parse().context("--redis-state")?);
     }
     config.onnxruntime = args.onnxruntime.or(config.onnxruntime);
     config.ort_dylib_path = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);

@@ -33,6 +33,8 @@ pub struct Config {
     pub drain: Duration,
     /// Where state and decision records live.
     pub data_dir: PathBuf,
+    /// A Redis that front ends share for selection state; `None`: it lies in `data_dir`, too.
+    pub redis_state: Option<RedisAddresses>,
     /// When a group of decision records is forced to the disk.
     pub sync: Sync,
     /// Seeds every draw; `None`: a random one.
@@ -101,6 +103,7 @@ impl Config {
             stream_in_flight: 1024,
             drain: Duration::from_secs(30),
             data_dir: "skysail-data".into(),
+            redis_state: None,
             sync: Sync::Group,
             seed: None,
             cache_bytes: 256 << 20,
@@ -154,10 +157,13 @@ impl Config {
             }
         };
         let cache = raw.cache;
-        let redis_cache = cache.redis.as_deref().map(str::parse::<RedisAddresses>).transpose();
-        // Not what stands there: a password may be in it.
-        let redis_cache = redis_cache
-            .map_err(|error| value("cache.redis", RedisAddresses::EXPECTED, error.why))?;
+        let redis = |field: &str, text: Option<&str>| {
+            let addresses = text.map(str::parse::<RedisAddresses>).transpose();
+            // Not what stands there: a password may be in it.
+            addresses.map_err(|error| value(field, RedisAddresses::EXPECTED, error.why))
+        };
+        let redis_cache = redis("cache.redis", cache.redis.as_deref())?;
+        let redis_state = redis("state.redis", state.redis.as_deref())?;
         let at_least_1_ms = |field: &str, given: Option<Duration>, default| match given {
             Some(short) if short < Duration::from_millis(1) => {
                 Err(value(field, "at least 1ms", format!("{short:?}")))
@@ -182,6 +188,7 @@ impl Config {
             stream_in_flight,
             drain: server.drain.unwrap_or(default.drain),
             data_dir: state.data_dir.unwrap_or(default.data_dir),
+            redis_state,
             sync,
             seed: state.seed,
             cache_bytes: cache.capacity_bytes.unwrap_or(default.cache_bytes),

@@ -45,6 +45,7 @@ pub(super) struct Cache {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
     pub(super) data_dir: Option<PathBuf>,
+    pub(super) redis: Option<String>,
     pub(super) sync: Option<String>,
     pub(super) seed: Option<u64>,
 }

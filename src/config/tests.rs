@@ -11,6 +11,7 @@ redis_ttl = "2h"
 redis_budget = "5ms"
 [state]
 data_dir = "d"
+redis = "rediss://user:secret@state:7/3"
 sync = "interval"
 seed = 7
 [[model]]
@@ -38,6 +39,7 @@ fn every_field_arrives() {
     assert_eq!(config.redis_cache.as_ref().unwrap().to_string(), "one:1,two:2");
     assert_eq!(config.redis_ttl, Duration::from_secs(7200));
     assert_eq!(config.redis_budget, Duration::from_millis(5));
+    assert_eq!(config.redis_state.as_ref().unwrap().to_string(), "state:7");
     assert!(!format!("{config:?}").contains("secret"));
     assert_eq!(config.models[0].path, Path::new("/conf/m.onnx"));
     assert_eq!(config.models[0].batch_wait, Duration::from_millis(2));
@@ -57,6 +59,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ("task = \"classification\"", "task = \"guessing\"", "classification"),
         ("batch = 16", "batch = \"lots\"", "aimd"),
         ("redis://:secret@two:2", "http://:secret@two:2", "number 2 that is none"),
+        ("rediss://user:secret@state:7/3", "state:secret@7", "state.redis: expected redis://"),
         ("\"5ms\"", "\"5us\"", "cache.redis_budget: expected at least 1ms"),
         ("name = \"m\"\n", "name = \"m:n\"\n", "without ':'"),
     ];

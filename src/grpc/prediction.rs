@@ -142,6 +142,7 @@ fn reason(error: &PredictError) -> &'static str {
         PredictError::Late { .. } => "late",
         PredictError::Unavailable { .. } => "no_live_replica",
         PredictError::ReplicaLost { .. } => "replica_lost",
+        PredictError::State(_) => "state",
         PredictError::Container { .. } => "container_failed",
         PredictError::Cancelled => "cancelled",
         _ => "internal",

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// How often a record that may just be on its way is looked for again, one flush interval apart.
-const LOOK_AGAIN: u32 = 5;
+pub(crate) const LOOK_AGAIN: u32 = 5;
 
 /// A decision older than this is not on its way any more: an answer leaves, and its record is
 /// appended, within the objective.
@@ -162,6 +162,15 @@ impl DecisionLogFile {
         let shared = Arc::clone(&self.shared);
         let joined = tokio::task::spawn_blocking(move || end(thread, &shared)).await;
         joined.map_err(|_| RecordError::Closed)?
+    }
+
+    /// The record of that id as far as it is known now.
+    ///
+    /// # Errors
+    ///
+    /// A file of the log cannot be read.
+    pub async fn look(&self, id: DecisionId) -> Result<Option<Arc<DecisionRecord>>, StoreError> {
+        self.shared.find(id).await.map_err(store_error)
     }
 
     /// What it did so far.

@@ -33,6 +33,8 @@ mod writer;
 use std::{sync::Arc, time::Duration};
 
 pub use line::FeedbackLine;
+pub(crate) use line::now_ms;
+pub(crate) use log::LOOK_AGAIN;
 pub use log::{DecisionLogFile, RecordStats};
 #[cfg(doc)]
 use skysail_selection::DecisionLog;

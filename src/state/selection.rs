@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use skysail_selection::{
     SelectionStore,
-    store::{BoxFuture, Commit, CommitOutcome, Mark, StateKey, StoreError, Stored},
+    store::{BoxFuture, Commit, CommitOutcome, Mark, StateKey, StoreError, Stored, Version},
 };
 
 use super::{StateError, StateFile, key};
@@ -51,6 +51,21 @@ impl SelectionStore for EmbeddedStore {
         Box::pin(async move { Ok(file.load_state(&key)?) })
     }
 
+    fn versions(
+        &self,
+        application: Arc<str>,
+        contexts: Vec<Arc<str>>,
+    ) -> BoxFuture<Result<Vec<Version>, StoreError>> {
+        let file = self.file.clone();
+        Box::pin(async move {
+            let version = |context| {
+                let key = StateKey { application: Arc::clone(&application), context };
+                Ok(file.load_state(&key)?.map_or(Version::NONE, |stored| stored.version))
+            };
+            contexts.into_iter().map(version).collect()
+        })
+    }
+
     fn marked(
         &self,
         key: StateKey,
@@ -82,6 +97,11 @@ impl SelectionStore for EmbeddedStore {
     }
 }
 
+/// The file loses nothing that it acknowledged, so the number says it all.
+fn one_history(number: u64) -> Version {
+    Version { number, commit_id: 0 }
+}
+
 impl StateFile {
     fn load_state(&self, key: &StateKey) -> Result<Option<Stored>, StateError> {
         self.read(|transaction| {
@@ -89,7 +109,8 @@ impl StateFile {
             let entry = states.get(&*key::state(key)).map_err(StateError::disk)?;
             Ok(entry.and_then(|entry| {
                 let (version, state) = entry.value();
-                Some(Stored { version, state: Bytes::copy_from_slice(state?) })
+                let state = Bytes::copy_from_slice(state?);
+                Some(Stored { version: one_history(version), state })
             }))
         })
     }
@@ -146,7 +167,7 @@ fn commit_state(
         }
         None => (0, 0),
     };
-    if current != commit.expected {
+    if current != commit.expected.number {
         return Ok(CommitOutcome::Conflict);
     }
     let keys: Vec<_> = commit.marks.iter().map(|mark| key::mark(&commit.key, mark)).collect();

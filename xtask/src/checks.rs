@@ -71,7 +71,7 @@ fn tests(workspace: &Workspace) -> Result<()> {
 
 /// Three masters, started by the tests that are left out otherwise.
 fn redis_cluster(workspace: &Workspace) -> Result<()> {
-    cargo(workspace, "test --package skysail-cache --tests -- --ignored")
+    cargo(workspace, "test --package skysail-cache --package skysail --tests -- --ignored")
 }
 
 fn documentation(workspace: &Workspace) -> Result<()> {

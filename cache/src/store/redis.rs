@@ -12,16 +12,15 @@
 //! - `batch`: look-ups and writes, gathered into pipelines
 //! - `circuit`: whether it is asked
 //! - `keeper`: connects, hears of drops, closes the circuit, sweeps
-//! - `link`, `shared`: connections; what all of these share
+//! - `shared`: what all of these share
+//! - [`addresses`], [`link`]: where Redis is, and connections to it; for whoever else uses a Redis, too
 
 use std::{
     fmt,
-    str::FromStr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use redis::{ConnectionInfo, IntoConnectionInfo};
 use skysail_proto::{ModelId, Tensor};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -29,18 +28,20 @@ use tokio::{
     time::timeout,
 };
 
+pub use self::addresses::{RedisAddressError, RedisAddresses};
 use self::{
     batch::{Failed, Fetched, Get, Write},
-    link::Target,
+    link::PATIENCE,
     shared::{OnDrop, Shared, wall_ms},
 };
 use crate::{CacheKey, Kept, RedisStats};
 
+pub mod addresses;
 mod batch;
 mod circuit;
 mod drops;
 mod keeper;
-mod link;
+pub mod link;
 mod shared;
 mod value;
 
@@ -62,66 +63,6 @@ const LARGEST_BYTES: usize = 1 << 20;
 
 /// Models whose dead answers may wait for a sweep.
 const SWEEP_QUEUE: usize = 64;
-
-/// Where Redis is: one address, or several nodes of a Redis Cluster with commas between them.
-///
-/// `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS, `unix:///path`.
-#[derive(Clone)]
-pub struct RedisAddresses(Vec<ConnectionInfo>);
-
-/// Addresses that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("expected {}, got {why}", RedisAddresses::EXPECTED)]
-pub struct RedisAddressError {
-    /// Which of them is wrong, and how. Not the address itself, in which a password may stand.
-    pub why: String,
-}
-
-impl RedisAddresses {
-    /// What an address looks like.
-    pub const EXPECTED: &str = "redis://[user:password@]host[:port][/database], rediss://… for \
-        TLS, or unix:///path; with commas between the nodes of a Redis Cluster";
-}
-
-impl FromStr for RedisAddresses {
-    type Err = RedisAddressError;
-
-    fn from_str(text: &str) -> Result<Self, RedisAddressError> {
-        let mut addresses = Vec::new();
-        for (index, address) in text.split(',').enumerate() {
-            let info = address.trim().into_connection_info();
-            let wrong = |error| why(&format!("number {} that is none", index + 1), error);
-            addresses.push(info.map_err(wrong)?);
-        }
-        open(&addresses)?;
-        Ok(Self(addresses))
-    }
-}
-
-fn why(which: &str, error: redis::RedisError) -> RedisAddressError {
-    RedisAddressError { why: format!("{which}: {error}") }
-}
-
-fn open(addresses: &[ConnectionInfo]) -> Result<Target, RedisAddressError> {
-    Target::new(addresses).map_err(|error| why("what cannot be used", error))
-}
-
-/// Without user and password.
-impl fmt::Display for RedisAddresses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, info) in self.0.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{}", info.addr())?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for RedisAddresses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisAddresses({self})")
-    }
-}
 
 /// How a shared Redis is used.
 #[derive(Clone, Debug)]
@@ -174,7 +115,7 @@ impl RedisTier {
         options: &RedisOptions,
         on_drop: impl Fn(&ModelId) + Send + Sync + 'static,
     ) -> Result<Self, RedisAddressError> {
-        let target = open(&options.addresses.0)?;
+        let target = options.addresses.target(PATIENCE)?;
         let on_drop: OnDrop = Box::new(on_drop);
         let shared = Arc::new(Shared::new(target, options, on_drop));
         let (gets, get_queue) = mpsc::channel(GET_QUEUE);

@@ -256,7 +256,7 @@ fn of_input(given: &GivenFeedback, input: &InputAnswers, row: usize) -> Decision
         policy: Arc::default(),
         state_version: 0,
         arms: input.arms.iter().map(arm).collect(),
-        answer: vec![RowRecord { label: None, p: 1.0, default: false }],
+        answer: vec![RowRecord { label: None, p: 1.0, arm: None, default: false }],
         shadow: None,
     }
 }

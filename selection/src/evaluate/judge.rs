@@ -173,6 +173,27 @@ impl Judge {
         1.0 - self.combiner.loss(truth, &label, scores.as_deref()).0
     }
 
+    /// What an answer drawn by weight among these arms would have earned in the mean.
+    pub(super) fn drawn(
+        &self,
+        record: &DecisionRecord,
+        row: usize,
+        truth: &Label,
+        chosen: &[usize],
+        weights: &[f64],
+    ) -> f64 {
+        let losses = self.losses(record, row, truth);
+        let (mut earned, mut all) = (0.0, 0.0);
+        for place in chosen {
+            let weight = weights.get(*place).copied().unwrap_or(0.0);
+            if let Some(loss) = losses.get(*place).copied().flatten() {
+                earned += weight * (1.0 - loss);
+                all += weight;
+            }
+        }
+        if all > 0.0 { earned / all } else { 0.0 }
+    }
+
     /// The service's own combination, out of what the record holds.
     fn combine(
         &self,
@@ -195,7 +216,8 @@ impl Judge {
             .map(|(arm, answer, tensors)| Got { arm: *arm, weight: weight(*arm), answer, tensors })
             .collect();
         let all = chosen.iter().map(|place| weight(*place)).sum();
-        let combined = self.combiner.combine(1, &got, Chosen { arms: chosen.len(), weight: all });
+        let combined =
+            self.combiner.combine(1, &got, Chosen { arms: chosen.len(), weight: all }, None);
         let label = combined.answers.into_iter().next()?.label?;
         let scores = combined.outputs.get(1).map(|tensor| {
             let (numbers, _) = tensor.data().as_chunks();
@@ -244,7 +266,10 @@ impl Judge {
             }
             let weights = weights(record);
             for (row, answer) in record.answer.iter().enumerate() {
-                let Some(told) = &answer.label else { continue };
+                // A drawn answer is not to come out of the vote.
+                let Some(told) = answer.label.as_ref().filter(|_| answer.p >= 1.0) else {
+                    continue;
+                };
                 let again = self.combine(record, row, &asked, &weights);
                 rows += 1;
                 same += usize::from(again.is_some_and(|(label, _)| is_same(&label, told)));

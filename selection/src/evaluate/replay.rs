@@ -221,7 +221,8 @@ impl Player<'_> {
                     &self.judge.see(record, truth),
                 ),
                 Plan::Several { chosen, weights } => {
-                    several(&mut self.replay, self.judge, record, truth, chosen, weights);
+                    let draws = self.policy.draws_answer();
+                    several(&mut self.replay, self.judge, record, truth, chosen, weights, draws);
                 }
             }
         }
@@ -359,6 +360,7 @@ fn several(
     truth: &Truth,
     chosen: &[usize],
     weights: &[f64],
+    draws: bool,
 ) {
     replay.combining += 1;
     let label: &Label = match &truth.value {
@@ -372,6 +374,10 @@ fn several(
         replay.not_all_asked += 1;
         return;
     }
-    let reward = judge.combined(record, truth.row, label, chosen, weights);
+    let reward = if draws {
+        judge.drawn(record, truth.row, label, chosen, weights)
+    } else {
+        judge.combined(record, truth.row, label, chosen, weights)
+    };
     replay.rows.push(truth.decision, None, &[Term { weight: 1.0, reward, predicted: 0.0 }]);
 }

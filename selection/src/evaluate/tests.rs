@@ -188,7 +188,7 @@ fn decide(
         policy: policy.name().into(),
         state_version: 0,
         arms: records,
-        answer: vec![RowRecord { label, p: 1.0, default: !answered }; rows],
+        answer: vec![RowRecord { label, p: 1.0, arm: None, default: !answered }; rows],
         shadow: None,
     }
 }

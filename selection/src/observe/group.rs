@@ -10,7 +10,7 @@ use crate::{
     ArmRecord, Outcome,
     policy::Observation,
     service::{Learned, Shared, Slot, Snapshot, now_ms},
-    store::{Commit, CommitOutcome, Mark, StoreError},
+    store::{Commit, CommitOutcome, Mark, StoreError, Version},
 };
 
 /// Failures of the store after which a group is given up, unacknowledged.
@@ -93,18 +93,21 @@ async fn attempt(
     if next.marks.is_empty() {
         return Ok(Some(next.settled));
     }
+    let commit_id = rand::random();
     let commit = Commit {
         key: shared.states.key(slot),
         expected: base.version,
         state: shared.learner.encode(&next.learned),
         marks: next.marks,
-        commit_id: rand::random(),
+        commit_id,
         time_ms: now_ms(),
+        window: shared.application.feedback_window,
     };
-    ids.push(commit.commit_id);
+    ids.push(commit_id);
     match shared.store.commit(commit).await? {
         CommitOutcome::Conflict => Ok(None),
-        CommitOutcome::Committed(version) => {
+        CommitOutcome::Committed(number) => {
+            let version = Version { number, commit_id };
             // Before the acknowledgement, so that who has it sees what it was for.
             if !shared.states.committed(slot, epoch, version, next.learned)
                 && let Err(error) = shared.reload(slot).await

@@ -186,7 +186,7 @@ impl Shared {
             q: arms.iter().map(live).collect(),
             weights: self.learner.policy.weights(&snapshot.known().own, &arms),
         };
-        let state_version = snapshot.version;
+        let state_version = snapshot.version.number;
         Decision { id, time_ms: now_ms(), state_version, candidates, selection, shadow: None }
     }
 
@@ -206,7 +206,7 @@ impl Shared {
         let shadow = self.learner.shadow.as_ref().zip(known.shadow.as_ref());
         let shadow =
             shadow.map(|(policy, state)| policy.select(state, &prepared.shadow, &situation, rng).q);
-        let state_version = snapshot.version;
+        let state_version = snapshot.version.number;
         Decision { id, time_ms, state_version, candidates, selection, shadow }
     }
 }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Application, SelectionStore,
     policy::{ArmSet, LiveArm, Policy, Prepared, SelectionPolicy},
-    store::{StateKey, StoreError},
+    store::{StateKey, StoreError, Version},
 };
 
 /// Contexts of one application in memory at most. Raising it costs some hundred bytes and those
@@ -41,8 +41,8 @@ const LOADS: usize = 64;
 pub(crate) struct Snapshot {
     /// How many resets had been seen when it was read.
     epoch: u64,
-    /// By which the next commit names it; 0: the store holds none.
-    pub(crate) version: u64,
+    /// By which the next commit names it.
+    pub(crate) version: Version,
     /// `None`: a context for which nothing was committed under this policy. It uses the
     /// application's.
     pub(crate) learned: Option<Arc<Learned>>,
@@ -64,7 +64,7 @@ pub(super) struct Draws {
 }
 
 impl Snapshot {
-    fn new(epoch: u64, version: u64, learned: Option<Arc<Learned>>) -> Self {
+    fn new(epoch: u64, version: Version, learned: Option<Arc<Learned>>) -> Self {
         Self { epoch, version, learned, prepared: ArcSwapOption::empty() }
     }
 
@@ -102,6 +102,8 @@ pub(crate) struct Slot {
     /// `None`: not loaded.
     snapshot: ArcSwapOption<Snapshot>,
     loading: AtomicBool,
+    /// A query drew from it since this was looked at last.
+    used: AtomicBool,
     /// `None`: the policy does not count them.
     pending: Option<Pending>,
 }
@@ -113,8 +115,20 @@ impl Slot {
             place: place(application, context),
             snapshot: ArcSwapOption::empty(),
             loading: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             pending,
         }
+    }
+
+    pub(super) fn use_it(&self) {
+        // Written once per look and not with each query, which would bounce it between cores.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
     }
 
     /// Rows without feedback, where the policy counts them.
@@ -143,7 +157,8 @@ impl Slot {
         }
         self.snapshot.rcu(|current| match current {
             Some(current)
-                if (current.epoch, current.version) > (snapshot.epoch, snapshot.version) =>
+                if (current.epoch, current.version.number)
+                    > (snapshot.epoch, snapshot.version.number) =>
             {
                 Some(Arc::clone(current))
             }
@@ -164,8 +179,9 @@ pub(crate) struct States {
     names: Vec<Arc<str>>,
     own: Arc<Slot>,
     contexts: Cache<Arc<str>, Arc<Slot>>,
-    /// Counts resets. Versions go on over a reset, so a commit from before it that is published
-    /// after it would look like the newest; the epoch tells.
+    /// Counts the times that the store forgot something: was reset, here or by another front end,
+    /// or lost what it held. A commit from before that is published after it would look like the
+    /// newest; the epoch tells.
     epoch: AtomicU64,
     loads: Arc<Semaphore>,
 }
@@ -227,7 +243,8 @@ impl States {
         let own = |snapshot: &Arc<Snapshot>| snapshot.learned.is_some();
         let current = slot.snapshot().filter(own).or_else(|| self.own.snapshot());
         // The application's is there from the start on.
-        current.unwrap_or_else(|| Arc::new(Snapshot::new(0, 0, Some(Arc::default()))))
+        let nothing = || Arc::new(Snapshot::new(0, Version::NONE, Some(Arc::default())));
+        current.unwrap_or_else(nothing)
     }
 
     /// The right to load a slot that is not loaded, if nobody has it.
@@ -255,6 +272,23 @@ impl States {
         self.contexts.set_capacity(most);
     }
 
+    /// The store holds less than it did: somebody else has reset it, or it lost commits.
+    fn forgotten(&self, slot: &Slot, epoch: u64) {
+        // Another load may have seen it first.
+        let (now, ordering) = (epoch + 1, Ordering::AcqRel);
+        if self.epoch.compare_exchange(epoch, now, ordering, Ordering::Relaxed).is_ok() {
+            tracing::warn!(
+                application = %self.application.name,
+                context = %slot.context,
+                "the store has forgotten a state that is in memory: it was reset elsewhere, or it \
+                 lost commits; what it holds now is used"
+            );
+            if slot.context.is_empty() {
+                self.drop_contexts();
+            }
+        }
+    }
+
     /// Drops every context from memory.
     pub(super) fn drop_contexts(&self) {
         self.contexts.clear();
@@ -268,15 +302,19 @@ impl States {
     ) -> Result<Arc<Snapshot>, StoreError> {
         loop {
             let epoch = self.epoch();
-            let key = self.key(slot);
-            let stored = store.load(key).await?;
-            let (version, own, shadow) = match stored {
-                None => (0, None, None),
+            let known = slot.snapshot().filter(|snapshot| snapshot.epoch == epoch);
+            let stored = store.load(self.key(slot)).await?;
+            let version = stored.as_ref().map_or(Version::NONE, |stored| stored.version);
+            // Known before it was asked, so this is not about two reads that cross.
+            if known.is_some_and(|known| version.has_forgotten(&known.version)) {
+                self.forgotten(slot, epoch);
+                continue;
+            }
+            let (own, shadow) = match stored {
+                None => (None, None),
                 Some(stored) => {
                     let states = self.learner.decode(&stored.state);
-                    let (own, shadow) =
-                        states.map_err(|error| StoreError(error.to_string().into()))?;
-                    (stored.version, own, shadow)
+                    states.map_err(|error| StoreError(error.to_string().into()))?
                 }
             };
             // A context without a state of its own uses the application's; that one begins.
@@ -301,7 +339,7 @@ impl States {
         &self,
         slot: &Slot,
         epoch: u64,
-        version: u64,
+        version: Version,
         learned: Learned,
     ) -> bool {
         let snapshot = Arc::new(Snapshot::new(epoch, version, Some(Arc::new(learned))));
@@ -357,8 +395,9 @@ mod tests {
         // It is loaded while the commit is under way.
         let after = states.slot(&"user".into());
         states.reload(&after, &store).await.unwrap();
-        assert!(states.committed(&before, states.epoch(), 1, learner.init()));
-        assert_eq!(after.snapshot().unwrap().version, 1);
+        let version = Version { number: 1, commit_id: 7 };
+        assert!(states.committed(&before, states.epoch(), version, learner.init()));
+        assert_eq!(after.snapshot().unwrap().version, version);
     }
 
     #[test]

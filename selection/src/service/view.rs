@@ -7,12 +7,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{Learned, Shared, Slot, Snapshot, now_ms};
 use crate::{
     policy::{Policy, SelectionPolicy, State},
-    store::{Commit, CommitOutcome, StoreError},
+    store::{Commit, CommitOutcome, StoreError, Version},
 };
 
-/// Commits of one [`Shared::forget_arm`] under way at once, so that a store that groups commits
-/// has something to group.
+/// Commits of one [`Shared::forget_arm`], or loads of one refresh, under way at once, so that a
+/// store that groups them has something to group.
 const COMMITS: usize = 64;
+
+/// Versions that are asked for at once.
+const VERSIONS: usize = 1_000;
 
 /// What is learned for an application or a context.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +77,7 @@ impl Shared {
         });
         Ok(SelectionView {
             policy: Arc::clone(&self.application.policy_name),
-            state_version: snapshot.version,
+            state_version: snapshot.version.number,
             arms: own,
             shadow,
         })
@@ -104,11 +107,44 @@ impl Shared {
         arms.collect()
     }
 
-    pub(super) async fn refresh(&self, context: &str) -> Result<(), StoreError> {
+    async fn reload_known(&self, context: &str) -> Result<(), StoreError> {
         if let Some(slot) = self.states.known(context) {
             self.reload(&slot).await?;
         }
         Ok(())
+    }
+
+    pub(super) async fn refresh(&self, contexts: &[Arc<str>]) -> Result<u64, StoreError> {
+        let loaded = |context: &Arc<str>| {
+            let slot = self.states.known(context)?;
+            let version = slot.snapshot()?.version;
+            Some((slot, version))
+        };
+        let (slots, known): (Vec<_>, Vec<_>) = contexts.iter().filter_map(loaded).unzip();
+        let asked: Vec<_> = slots.iter().map(|slot| Arc::clone(&slot.context)).collect();
+        let mut now = Vec::with_capacity(slots.len());
+        for asked in asked.as_slice().chunks(VERSIONS) {
+            let name = Arc::clone(&self.application.name);
+            now.extend(self.store.versions(name, asked.to_vec()).await?);
+        }
+        let changed = slots.iter().zip(known).zip(now).filter(|((_, known), now)| known != now);
+        let changed: Vec<_> = changed.map(|((slot, _), _)| Arc::clone(slot)).collect();
+        let count = changed.len() as u64;
+        let reload = |slot: Arc<Slot>| async move { self.reload(&slot).await.map(drop) };
+        stream::iter(changed).map(reload).buffer_unordered(COMMITS).try_collect::<()>().await?;
+        Ok(count)
+    }
+
+    pub(super) fn in_use(&self) -> Vec<Arc<str>> {
+        let used = self.states.contexts().into_iter().filter(|slot| slot.was_used());
+        let own = Arc::clone(&self.states.own().context);
+        std::iter::once(own).chain(used.map(|slot| Arc::clone(&slot.context))).collect()
+    }
+
+    /// Of the state in memory, in the application's order.
+    pub(super) fn weights(&self) -> Vec<f64> {
+        let drawn_from = self.states.current(self.states.own());
+        self.learner.policy.weights(&drawn_from.known().own, &self.arm_set(|_| true, &[]))
     }
 
     pub(super) async fn reset(&self, context: Option<&str>) -> Result<(), StoreError> {
@@ -116,7 +152,7 @@ impl Shared {
         self.store.reset(name, context.map(Arc::from)).await?;
         self.states.begin_epoch();
         match context {
-            Some(context) => self.refresh(context).await,
+            Some(context) => self.reload_known(context).await,
             None => {
                 self.states.drop_contexts();
                 self.reload(self.states.own()).await.map(drop)
@@ -136,7 +172,7 @@ impl Shared {
             let epoch = self.states.epoch();
             let snapshot = self.reload(slot).await?;
             // Nothing is stored, so there is nothing to forget.
-            let (Some(learned), 1..) = (&snapshot.learned, snapshot.version) else {
+            let (Some(learned), 1..) = (&snapshot.learned, snapshot.version.number) else {
                 return Ok(());
             };
             let mut learned = learned.as_ref().clone();
@@ -144,15 +180,18 @@ impl Shared {
             if let Some(shadow) = &mut learned.shadow {
                 shadow.forget(arm);
             }
+            let commit_id = rand::random();
             let commit = Commit {
                 key: self.states.key(slot),
                 expected: snapshot.version,
                 state: self.learner.encode(&learned),
                 marks: Vec::new(),
-                commit_id: rand::random(),
+                commit_id,
                 time_ms: now_ms(),
+                window: self.application.feedback_window,
             };
-            if let CommitOutcome::Committed(version) = self.store.commit(commit).await? {
+            if let CommitOutcome::Committed(number) = self.store.commit(commit).await? {
+                let version = Version { number, commit_id };
                 if !self.states.committed(slot, epoch, version, learned) {
                     self.reload(slot).await?;
                 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     BoxFuture, Commit, CommitOutcome, DecisionLog, Mark, SelectionStore, StateKey, StoreError,
-    Stored,
+    Stored, Version,
 };
 use crate::{DecisionId, DecisionRecord};
 
@@ -29,7 +29,7 @@ struct Kept {
 /// The version outlives a reset, so that a commit computed before it finds a conflict.
 #[derive(Debug, Default)]
 struct Entry {
-    version: u64,
+    version: Version,
     state: Option<Bytes>,
 }
 
@@ -37,6 +37,12 @@ impl MemoryStore {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Is empty from now on, its versions too: as a store that was given a backup, or whose replica
+    /// took over too early.
+    pub fn lose_everything(&self) {
+        *self.kept.lock() = Kept::default();
     }
 
     /// How many marks are set, over all keys.
@@ -52,7 +58,7 @@ impl Kept {
     }
 
     fn commit(&mut self, commit: Commit) -> CommitOutcome {
-        let current = self.load(&commit.key).map_or(0, |stored| stored.version);
+        let current = self.version(&commit.key);
         let marked = |mark: &Mark| self.marks.contains_key(&(commit.key.clone(), *mark));
         if current != commit.expected || commit.marks.iter().any(marked) {
             return CommitOutcome::Conflict;
@@ -61,15 +67,31 @@ impl Kept {
             self.marks.insert((commit.key.clone(), mark), commit.commit_id);
         }
         let entry = self.states.entry(commit.key).or_default();
-        entry.version += 1;
+        let number = entry.version.number + 1;
+        entry.version = Version { number, commit_id: commit.commit_id };
         entry.state = Some(commit.state);
-        CommitOutcome::Committed(entry.version)
+        CommitOutcome::Committed(number)
+    }
+
+    fn version(&self, key: &StateKey) -> Version {
+        self.load(key).map_or(Version::NONE, |stored| stored.version)
     }
 }
 
 impl SelectionStore for MemoryStore {
     fn load(&self, key: StateKey) -> BoxFuture<Result<Option<Stored>, StoreError>> {
         ready(self.kept.lock().load(&key))
+    }
+
+    fn versions(
+        &self,
+        application: Arc<str>,
+        contexts: Vec<Arc<str>>,
+    ) -> BoxFuture<Result<Vec<Version>, StoreError>> {
+        let kept = self.kept.lock();
+        let version =
+            |context| kept.version(&StateKey { application: Arc::clone(&application), context });
+        ready(contexts.into_iter().map(version).collect())
     }
 
     fn marked(
@@ -158,38 +180,4 @@ impl DecisionLog for MemoryLog {
 
 fn ready<T: Send + 'static>(value: T) -> BoxFuture<Result<T, StoreError>> {
     Box::pin(std::future::ready(Ok(value)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn commit(expected: u64, row: u32) -> Commit {
-        let key = StateKey { application: "a".into(), context: "".into() };
-        let mark = Mark { decision: DecisionId::from_bytes([1; 28]), row };
-        let state = Bytes::from_static(b"s");
-        Commit { key, expected, state, marks: vec![mark], commit_id: 7, time_ms: 0 }
-    }
-
-    #[tokio::test]
-    async fn a_commit_needs_the_version_and_free_marks() {
-        let store = MemoryStore::new();
-        assert_eq!(store.commit(commit(0, 0)).await.unwrap(), CommitOutcome::Committed(1));
-        assert_eq!(store.commit(commit(0, 1)).await.unwrap(), CommitOutcome::Conflict);
-        assert_eq!(store.commit(commit(1, 0)).await.unwrap(), CommitOutcome::Conflict);
-        assert_eq!(store.commit(commit(1, 1)).await.unwrap(), CommitOutcome::Committed(2));
-        assert_eq!(store.marks(), 2);
-    }
-
-    #[tokio::test]
-    async fn versions_and_marks_survive_a_reset() {
-        let store = MemoryStore::new();
-        let key = commit(0, 0).key;
-        store.commit(commit(0, 0)).await.unwrap();
-        store.reset("a".into(), None).await.unwrap();
-        assert_eq!(store.load(key).await.unwrap(), None);
-        assert_eq!(store.commit(commit(1, 1)).await.unwrap(), CommitOutcome::Conflict);
-        assert_eq!(store.commit(commit(0, 0)).await.unwrap(), CommitOutcome::Conflict);
-        assert_eq!(store.commit(commit(0, 1)).await.unwrap(), CommitOutcome::Committed(2));
-    }
 }

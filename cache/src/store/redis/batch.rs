@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    link::{Connection, PATIENCE},
+    link::{PATIENCE, RedisConnection},
     shared::Shared,
     value,
 };
@@ -114,26 +114,13 @@ pub(super) async fn fetch(
     }
 }
 
-/// Sends commands as one pipeline, or in a cluster each to its node; `None`: no answer in time.
+/// `None`: no answer in time.
 pub(super) async fn send<T: redis::FromRedisValue>(
-    connection: &mut Connection,
+    connection: &mut RedisConnection,
     commands: Vec<Cmd>,
     patience: Duration,
 ) -> Option<RedisResult<Vec<RedisResult<T>>>> {
-    if connection.is_cluster() {
-        let one = |command: Cmd| {
-            let mut connection = connection.clone();
-            async move { command.query_async::<T>(&mut connection).await }
-        };
-        let all = futures::future::join_all(commands.into_iter().map(one));
-        return Some(Ok(timeout(patience, all).await.ok()?));
-    }
-    let mut pipeline = redis::Pipeline::with_capacity(commands.len());
-    pipeline.ignore_errors();
-    for command in commands {
-        pipeline.add_command(command);
-    }
-    timeout(patience, pipeline.query_async(connection)).await.ok()
+    timeout(patience, connection.send(commands)).await.ok()
 }
 
 /// Writes what is to be kept, until nobody can ask any more.

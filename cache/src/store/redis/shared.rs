@@ -14,7 +14,7 @@ use super::{
     LONGEST_TTL, RedisOptions,
     circuit::Circuit,
     drops::Drops,
-    link::{Link, Target},
+    link::{Link, RedisTarget},
 };
 use crate::stats::Counter;
 
@@ -22,7 +22,7 @@ use crate::stats::Counter;
 pub(super) type OnDrop = Box<dyn Fn(&ModelId) + Send + Sync>;
 
 pub(super) struct Shared {
-    pub(super) target: Target,
+    pub(super) target: RedisTarget,
     /// How a person knows it.
     pub(super) shown: String,
     pub(super) budget: Duration,
@@ -55,7 +55,7 @@ pub(super) struct Counters {
 }
 
 impl Shared {
-    pub(super) fn new(target: Target, options: &RedisOptions, on_drop: OnDrop) -> Self {
+    pub(super) fn new(target: RedisTarget, options: &RedisOptions, on_drop: OnDrop) -> Self {
         Self {
             target,
             shown: options.addresses.to_string(),

@@ -23,7 +23,7 @@ fn record(arms: Vec<ArmRecord>, label: Option<Label>, p: f64) -> DecisionRecord 
         policy: "any".into(),
         state_version: 0,
         arms,
-        answer: vec![RowRecord { default: label.is_none(), label, p }],
+        answer: vec![RowRecord { default: label.is_none(), label, p, arm: None }],
         shadow: None,
     }
 }

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use crate::{
     SelectionStore,
     store::{
-        BoxFuture, Commit, CommitOutcome, Mark, StateKey, StoreError, Stored, memory::MemoryStore,
+        BoxFuture, Commit, CommitOutcome, Mark, StateKey, StoreError, Stored, Version,
+        memory::MemoryStore,
     },
 };
 
@@ -55,6 +56,14 @@ impl FaultyStore {
 impl SelectionStore for FaultyStore {
     fn load(&self, key: StateKey) -> BoxFuture<Result<Option<Stored>, StoreError>> {
         self.inner.load(key)
+    }
+
+    fn versions(
+        &self,
+        application: Arc<str>,
+        contexts: Vec<Arc<str>>,
+    ) -> BoxFuture<Result<Vec<Version>, StoreError>> {
+        self.inner.versions(application, contexts)
     }
 
     fn marked(
