@@ -134,4 +134,16 @@ fn combinations_are_those_of_the_service() {
         assert_eq!(earned, earns);
     }
     assert_eq!(judge.combined(&texts, 0, &Label::Text("cat".into()), &[], &[0.5, 0.5]), 0.0);
+
+    // Drawn, each arm's answer earns its own by its weight among those that answered.
+    let drawn = |chosen: &[usize], weights: &[f64]| {
+        judge.drawn(&texts, 0, &Label::Text("cat".into()), chosen, weights)
+    };
+    assert!((drawn(&[0, 1], &[0.3, 0.1]) - 0.75).abs() < 1e-12);
+    assert!((drawn(&[1], &[0.3, 0.1])).abs() < 1e-12);
+    assert_eq!(drawn(&[], &[0.3, 0.1]), 0.0);
+    // Nor does a drawn answer come out again for certain, so it says nothing of the record.
+    let mut again = texts.clone();
+    again.answer[0].p = 0.6;
+    assert_eq!(judge.reproduces(&[again]), None);
 }
