@@ -33,8 +33,8 @@ use crate::{DecisionRecord, Outcome};
 /// | `prior_strength` | [0, 1e6] | 20 | new contexts trust the application for longer |
 ///
 /// The floor bounds 1 / P. It is small, since an arm that fails keeps falling for as long as it is
-/// heard, and has to climb as far when it is well again: with .01 the failure experiment ends with
-/// an error of .18, with .0001 with .15, as without any (simulated).
+/// heard, and has to climb as far when it is well again: with .01 the failure test of this module
+/// ends with an error of .19, with .0001 with .16.
 ///
 /// It is the ensemble that can learn from a bare reward. Where labels come, `hedge` learns from
 /// every arm's loss and is right sooner. A label is taken as the loss of the answer that was
