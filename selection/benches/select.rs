@@ -45,6 +45,7 @@ fn record(arms: &[Arc<str>], features: usize) -> DecisionRecord {
         application: "app".into(),
         context: "".into(),
         features: vec![0.0; features],
+        features_kept: None,
         policy: "".into(),
         state_version: 0,
         arms: arms.iter().map(arm).collect(),

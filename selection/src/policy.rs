@@ -126,6 +126,11 @@ pub trait SelectionPolicy {
         false
     }
 
+    /// Whether it learns from the context features, so that a decision's must be kept.
+    fn uses_features(&self) -> bool {
+        false
+    }
+
     /// The state before anything was observed.
     fn init(&self) -> State;
 
@@ -297,6 +302,10 @@ impl SelectionPolicy for Policy {
 
     fn draws_answer(&self) -> bool {
         self.inner().draws_answer()
+    }
+
+    fn uses_features(&self) -> bool {
+        self.inner().uses_features()
     }
 
     fn init(&self) -> State {

@@ -122,6 +122,10 @@ pub struct DecisionRecord {
     /// The context features, by value.
     #[serde(default, deserialize_with = "numbers", skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<f32>,
+    /// The probability with which the features were kept, where the log was under pressure and no
+    /// policy needs them; left out: they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features_kept: Option<f64>,
     /// The policy that drew.
     pub policy: Arc<str>,
     /// Version of the state that it drew from.

@@ -144,6 +144,11 @@ pub trait DecisionLog: Send + Sync + fmt::Debug {
     /// Whether there is room for one more; admission refuses where there is none.
     fn has_room(&self) -> bool;
 
+    /// How full the buffer is, as a ratio: from one half on, what only evaluation needs is thinned.
+    fn fullness(&self) -> f64 {
+        0.0
+    }
+
     /// Takes a sealed record; never waits.
     fn append(&self, record: Arc<DecisionRecord>);
 

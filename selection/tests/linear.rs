@@ -113,6 +113,7 @@ fn record(arms: &[Arc<str>], features: &[f32], q: &[f64]) -> DecisionRecord {
         application: "app".into(),
         context: "".into(),
         features: features.to_vec(),
+        features_kept: None,
         policy: "".into(),
         state_version: 0,
         arms: arms.iter().zip(q).map(arm).collect(),

@@ -40,6 +40,7 @@ fn record(arms: &[Arc<str>]) -> DecisionRecord {
         application: "app".into(),
         context: "".into(),
         features: Vec::new(),
+        features_kept: None,
         policy: "".into(),
         state_version: 0,
         arms: arms.iter().map(arm).collect(),

@@ -104,6 +104,13 @@ impl Buffer {
         room
     }
 
+    /// As a ratio of what it takes at most.
+    pub(super) fn fullness(&self) -> f64 {
+        let lines = self.lines.load(Ordering::Relaxed) as f64 / self.max_lines as f64;
+        let weight = self.weight.load(Ordering::Relaxed) as f64 / self.max_weight as f64;
+        lines.max(weight)
+    }
+
     pub(super) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

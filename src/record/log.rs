@@ -202,6 +202,10 @@ impl DecisionLog for DecisionLogFile {
         self.shared.buffer.has_room()
     }
 
+    fn fullness(&self) -> f64 {
+        self.shared.buffer.fullness()
+    }
+
     fn append(&self, record: Arc<DecisionRecord>) {
         self.shared.buffer.push(Line::Decision(record));
     }

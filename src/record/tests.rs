@@ -35,6 +35,7 @@ pub(super) fn record(time_ms: u64, counter: u32) -> Arc<DecisionRecord> {
         application: "fashion".into(),
         context: "user \"1\"\n".into(),
         features: vec![0.5, -1.25],
+        features_kept: None,
         policy: "exp3".into(),
         state_version: 7,
         arms: vec![arm("mlp", 3), arm("cnn", 4)],

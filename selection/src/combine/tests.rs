@@ -436,6 +436,7 @@ fn a_label_scores_every_arm_that_answered() {
         application: "app".into(),
         context: "".into(),
         features: Vec::new(),
+        features_kept: None,
         policy: "hedge".into(),
         state_version: 1,
         arms: vec![arm(&[Some(1), Some(5)]), arm(&[Some(1), None]), arm(&[])],

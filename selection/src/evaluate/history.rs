@@ -253,6 +253,7 @@ fn of_input(given: &GivenFeedback, input: &InputAnswers, row: usize) -> Decision
         application: Arc::default(),
         context: Arc::clone(&input.context),
         features: Vec::new(),
+        features_kept: None,
         policy: Arc::default(),
         state_version: 0,
         arms: input.arms.iter().map(arm).collect(),

@@ -185,6 +185,7 @@ fn decide(
         application: "app".into(),
         context: Arc::default(),
         features: Vec::new(),
+        features_kept: None,
         policy: policy.name().into(),
         state_version: 0,
         arms: records,

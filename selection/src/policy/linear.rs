@@ -253,6 +253,10 @@ impl<P: LinearPolicy> SelectionPolicy for P {
         P::COUNTS_PENDING
     }
 
+    fn uses_features(&self) -> bool {
+        true
+    }
+
     fn init(&self) -> State {
         State::new(&self.regression().arms)
     }

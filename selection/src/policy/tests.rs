@@ -54,6 +54,7 @@ pub(super) fn record(q: &[f64], labels: &[Option<i64>]) -> DecisionRecord {
         application: "app".into(),
         context: "".into(),
         features: FEATURES.to_vec(),
+        features_kept: None,
         policy: "test".into(),
         state_version: 0,
         arms: NAMES.iter().zip(q).zip(labels).map(arm).collect(),

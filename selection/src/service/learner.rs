@@ -51,6 +51,11 @@ impl Learner {
         self.policy.arm_bytes() + self.shadow.as_ref().map_or(0, Policy::arm_bytes)
     }
 
+    /// Whether feedback needs a decision's features.
+    pub(super) fn uses_features(&self) -> bool {
+        self.policy.uses_features() || self.shadow.as_ref().is_some_and(Policy::uses_features)
+    }
+
     /// Before anything was observed.
     pub(super) fn init(&self) -> Learned {
         Learned { own: self.policy.init(), shadow: self.shadow.as_ref().map(Policy::init) }

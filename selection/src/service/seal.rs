@@ -2,6 +2,7 @@
 
 use std::{fmt::Write, sync::Arc};
 
+use rand::RngExt as _;
 use skysail_proto::{PredictError, Tensor, call::ModelResult};
 
 use super::{
@@ -15,6 +16,14 @@ use crate::{
     policy::SelectionPolicy,
     store::Mask,
 };
+
+/// Fullness of the log's buffer from which on it is under pressure. Ratio in (0, 1]; raising it
+/// keeps more features and leaves less room for a burst.
+const PRESSURE: f64 = 0.5;
+
+/// Of the decisions made under pressure, those whose features are kept. Ratio in (0, 1); raising
+/// it relieves the log less.
+const FEATURES_KEPT: f64 = 0.1;
 
 /// What became of one arm that was asked.
 #[derive(Debug)]
@@ -171,12 +180,14 @@ impl Shared {
                 scores: answer.map(|a| self.combiner.record_scores(&a.read)).unwrap_or_default(),
             }
         };
+        let (features, features_kept) = self.features(query, decision);
         DecisionRecord {
             id: decision.id,
             time_ms: decision.time_ms,
             application: Arc::clone(&self.application.name),
             context: Arc::clone(&slot.context),
-            features: query.context_features,
+            features,
+            features_kept,
             policy: Arc::clone(&self.application.policy_name),
             state_version: decision.state_version,
             arms: decision.candidates.iter().enumerate().map(arm).collect(),
@@ -188,6 +199,18 @@ impl Shared {
                 .map(|(policy, q)| ShadowRecord { policy: policy.name().into(), q: q.clone() }),
             answer,
         }
+    }
+
+    /// What of the features is recorded, and with which probability: under pressure, those that
+    /// only evaluation needs are thinned.
+    fn features(&self, query: Query, decision: &Decision) -> (Vec<f32>, Option<f64>) {
+        let features = query.context_features;
+        if features.is_empty() || self.learner.uses_features() || self.log.fullness() < PRESSURE {
+            return (features, None);
+        }
+        let mut rng = self.draw.generator(&decision.id, Purpose::Features);
+        let kept = if rng.random_bool(FEATURES_KEPT) { features } else { Vec::new() };
+        (kept, Some(FEATURES_KEPT))
     }
 
     fn contributions(&self, decision: &Decision, heard: Vec<Heard>) -> Vec<Contribution> {

@@ -113,6 +113,8 @@ pub(super) enum Purpose {
     Arms,
     /// Whose answer is given.
     Answer,
+    /// Whether the features are recorded, under pressure.
+    Features,
 }
 
 /// Of all selectors of the process: one that replaces another for the same application must not
@@ -139,6 +141,7 @@ impl Draw {
         let part = match purpose {
             Purpose::Arms => &hash.as_bytes()[..8],
             Purpose::Answer => &hash.as_bytes()[8..16],
+            Purpose::Features => &hash.as_bytes()[16..24],
         };
         seed.copy_from_slice(part);
         SmallRng::seed_from_u64(u64::from_le_bytes(seed))

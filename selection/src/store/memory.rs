@@ -160,6 +160,10 @@ impl DecisionLog for MemoryLog {
         !self.kept.lock().full
     }
 
+    fn fullness(&self) -> f64 {
+        self.kept.lock().order.len() as f64 / self.capacity as f64
+    }
+
     fn append(&self, record: Arc<DecisionRecord>) {
         let mut kept = self.kept.lock();
         if kept.order.len() == self.capacity

@@ -35,6 +35,10 @@ impl DecisionLog for SharedLog {
         self.file.has_room() && self.records.has_room()
     }
 
+    fn fullness(&self) -> f64 {
+        self.file.fullness()
+    }
+
     fn append(&self, record: Arc<DecisionRecord>) {
         self.file.append(Arc::clone(&record));
         self.records.append(record, self.window);

@@ -20,6 +20,7 @@ fn record(arms: Vec<ArmRecord>, label: Option<Label>, p: f64) -> DecisionRecord 
         application: "app".into(),
         context: Arc::default(),
         features: Vec::new(),
+        features_kept: None,
         policy: "any".into(),
         state_version: 0,
         arms,

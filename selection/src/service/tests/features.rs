@@ -87,3 +87,34 @@ async fn queries_under_way_spread_over_the_arms_with_linucb() {
     }
     assert_eq!(asked, [100; 3]);
 }
+
+/// A log in memory keeps what it got, so it is half full after half of what it takes.
+#[tokio::test(start_paused = true)]
+async fn under_pressure_features_are_thinned_unless_feedback_needs_them() {
+    for (policy, shadow, needed) in
+        [("exp3", None, false), ("linucb", None, true), ("exp3", Some("lin_thompson"), true)]
+    {
+        let mut fixture = Fixture::new(policy, 2);
+        fixture.application.context_features_dim = 2;
+        fixture.application.shadow = shadow.map(|name: &str| (name.into(), Vec::new()));
+        fixture.log = std::sync::Arc::new(crate::store::memory::MemoryLog::new(2_000));
+        let selector = fixture.open().await;
+        for _ in 0..1_800 {
+            ask(&selector, "", 1.0).await;
+        }
+        let records = fixture.log.records();
+        let (before, under): (Vec<_>, Vec<_>) =
+            records.iter().partition(|record| record.features_kept.is_none());
+        assert!(before.iter().all(|record| record.features == [1.0, 7.0]), "{policy}");
+        let kept = under.iter().filter(|record| record.features == [1.0, 7.0]).count();
+        let dropped = under.iter().filter(|record| record.features.is_empty()).count();
+        assert_eq!(kept + dropped, under.len());
+        assert!(under.iter().all(|record| record.features_kept == Some(0.1)));
+        if needed {
+            assert_eq!(under.len(), 0, "{policy}");
+        } else {
+            assert_eq!(under.len(), 800, "{policy}");
+            assert!((50..120).contains(&kept), "{kept}");
+        }
+    }
+}
