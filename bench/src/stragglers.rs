@@ -6,14 +6,14 @@ mod none_late;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use skysail_proto::pb::v1;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     chart::{Chart, Line},
@@ -24,6 +24,7 @@ use crate::{
         Programs,
         world::{Setup, World, answered, query},
     },
+    sleeper::wait_until,
 };
 
 /// How to measure.
@@ -105,7 +106,7 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
     let recorded = Recorded::read(&settings.recording)?;
     let most = settings.sizes.iter().max().copied().unwrap_or_default();
     ensure!(most <= recorded.models.len(), "the recording has only {}", recorded.models.len());
-    let runtime = tokio::runtime::Runtime::new()?;
+    let runtime = Runtime::new()?;
     let mut sizes = Vec::new();
     for models in settings.sizes.iter().copied() {
         let mut size = Size { models, blocking: Vec::new(), deadline: Vec::new() };
@@ -123,14 +124,14 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
         // One after the other: two servers would disturb each other.
         let waiting = start(Duration::from_secs(5))?;
         for repeat in 0..settings.repeats {
-            let block = block(&waiting, &recorded, models, settings, repeat);
-            size.blocking.push(runtime.block_on(block)?);
+            let block = block(&runtime, &waiting, &recorded, models, settings, repeat)?;
+            size.blocking.push(block);
         }
         drop(waiting);
         let punctual = start(settings.objective)?;
         for repeat in 0..settings.repeats {
-            let block = block(&punctual, &recorded, models, settings, repeat);
-            size.deadline.push(runtime.block_on(block)?);
+            let block = block(&runtime, &punctual, &recorded, models, settings, repeat)?;
+            size.deadline.push(block);
         }
         sizes.push(size);
     }
@@ -151,7 +152,8 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
 /// Queries of a block that do not count: connections and predictions of time are made by them.
 const WARM_UP: usize = 100;
 
-async fn block(
+fn block(
+    runtime: &Runtime,
     world: &World,
     recorded: &Recorded,
     models: usize,
@@ -166,8 +168,9 @@ async fn block(
         let row = rng.random_range(0..recorded.rows());
         let truth = recorded.targets[row];
         let mut prediction = world.prediction();
-        tokio::time::sleep_until(intended).await;
-        tasks.spawn(async move {
+        // On this thread, which has nothing else to do: the runtime's timer counts milliseconds.
+        wait_until(intended);
+        let answer = async move {
             let response = prediction.predict(query(row, "")).await;
             let took = intended.elapsed();
             let said = response.ok().map(|response| {
@@ -175,8 +178,20 @@ async fn block(
                 (answered(&response) == Some(truth), used(&response))
             });
             (place, took, said)
-        });
+        };
+        tasks.spawn_on(answer, runtime.handle());
     }
+    runtime.block_on(tally(tasks, models, settings))
+}
+
+/// What a query came to: its place, its time, and whether it was right and how many arms it used.
+type Ended = (usize, Duration, Option<(bool, usize)>);
+
+async fn tally(
+    mut tasks: JoinSet<Ended>,
+    models: usize,
+    settings: &Settings,
+) -> anyhow::Result<Block> {
     let (mut times, mut right, mut used, mut failed) = (Vec::new(), 0_usize, 0_usize, 0_usize);
     while let Some(ended) = tasks.join_next().await {
         let (place, took, said) = ended.context("a query's task ended early")?;

@@ -246,18 +246,20 @@ impl Replica {
         }
     }
 
-    /// For a call of `rows`, behind `queued` rows.
+    /// For a call of `rows`, behind `queued` rows. Without margins: who is masked here is refused for
+    /// certain, so it must be more likely late than not. What is admitted and turns out late is
+    /// given up by the queue.
     pub(crate) fn load(&self, rows: usize, queued: usize, now: Instant) -> Option<Load> {
         if !self.is_live() {
             return None;
         }
         let control = self.control.lock();
         let limit = control.sizer.limit().max(1);
-        let full = control.profile.predict(limit, now).as_secs_f64().max(1e-9);
+        let full = control.profile.expect(limit, now).as_secs_f64().max(1e-9);
         Some(Load {
             rows_per_second: limit as f64 / full,
-            busy: control.busy(now),
-            service: control.profile.predict((rows + queued).min(limit).max(rows), now),
+            busy: control.expected_busy(now),
+            service: control.profile.expect((rows + queued).min(limit).max(rows), now),
         })
     }
 
@@ -383,10 +385,18 @@ impl Control {
     /// Until what is outstanding should be done. What is late already is expected to take as long
     /// again as it is late.
     fn busy(&self, now: Instant) -> Duration {
-        self.flights.back().map_or(Duration::ZERO, |flight| {
-            if flight.due > now { flight.due - now } else { now - flight.due }
-        })
+        self.flights.back().map_or(Duration::ZERO, |flight| away(flight.due, now))
     }
+
+    /// The same without margin.
+    fn expected_busy(&self, now: Instant) -> Duration {
+        self.flights.back().map_or(Duration::ZERO, |flight| away(flight.expected, now))
+    }
+}
+
+/// What is left until `end`; when it has passed, as much as it has been passed by.
+fn away(end: Instant, now: Instant) -> Duration {
+    if end > now { end - now } else { now - end }
 }
 
 /// A fixed first dimension means batches of one query.

@@ -25,7 +25,11 @@ pub struct PersonalisationArgs {
     #[arg(long, value_name = "FILE.npz", default_value = "target/bench-models/watch.npz")]
     recording: PathBuf,
     /// The policy, as TOML.
-    #[arg(long, value_name = "TOML", default_value = "{ name = \"hedge\" }")]
+    #[arg(
+        long,
+        value_name = "TOML",
+        default_value = "{ name = \"hedge\", parameters = { eta = 1.0 } }"
+    )]
     policy: String,
     /// In each of them every owner begins anew; 10 with --quick, else 50.
     #[arg(long, value_name = "N")]

@@ -120,8 +120,12 @@ impl LatencyProfile {
 
     /// What a batch of `rows` is expected to take; zero as long as nothing was seen.
     pub fn predict(&self, rows: usize, now: Instant) -> Duration {
-        let Some(mean) = self.mean(rows) else { return Duration::ZERO };
-        let seconds = mean * (1.0 + Self::MARGIN * self.deviation);
+        self.expect(rows, now).mul_f64(1.0 + Self::MARGIN * self.deviation)
+    }
+
+    /// The same without the margin: as likely too long as too short.
+    pub fn expect(&self, rows: usize, now: Instant) -> Duration {
+        let Some(seconds) = self.mean(rows) else { return Duration::ZERO };
         let age = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let halvings = (age.as_secs_f64() / Self::FRESH.as_secs_f64() - 1.0).clamp(0.0, 64.0);
         Duration::from_secs_f64(seconds * (-halvings).exp2())

@@ -26,7 +26,9 @@ pub(super) struct Flight {
     /// When the container can have begun with it.
     pub(super) begun: Instant,
     pub(super) dispatched: Instant,
-    /// When it should end.
+    /// When it will end, as likely sooner as later.
+    pub(super) expected: Instant,
+    /// When it should have ended, with a margin.
     pub(super) due: Instant,
     /// When it is overdue.
     pub(super) overdue: Instant,
@@ -70,8 +72,10 @@ impl Replica {
         let number = control.next_flight;
         control.next_flight += 1;
         let due = begun + control.profile.predict(batch.rows, now);
+        let expected = begun + control.profile.expect(batch.rows, now);
         let overdue = begun + allowed;
-        let flight = Flight { number, batch: Some(batch), begun, dispatched: now, due, overdue };
+        let flight =
+            Flight { number, batch: Some(batch), begun, dispatched: now, expected, due, overdue };
         control.flights.push_back(flight);
         Work { flight: number, inputs, outputs, latest, give_up: latest.max(overdue) }
     }

@@ -1,9 +1,17 @@
 //! Waits for the arms until all are in, or the deadline.
 
-use std::{future::poll_fn, task::Poll, time::Instant};
+use std::{
+    future::poll_fn,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use skysail_proto::call::ModelResult;
+
+/// The runtime's timer counts milliseconds and rounds up; so much sooner it is set, or the answer
+/// would leave after the deadline.
+const TICK: Duration = Duration::from_millis(1);
 
 /// One reply per call, in the order of the calls; `None`: it was late.
 ///
@@ -46,7 +54,8 @@ where
             }
         };
         // Who is not in by then stays `None`, and the call is dropped with `late`.
-        let _ = tokio::time::timeout_at(deadline.into(), all).await;
+        let wake = deadline.checked_sub(TICK).unwrap_or(deadline);
+        let _ = tokio::time::timeout_at(wake.into(), all).await;
     }
     replies
 }

@@ -60,7 +60,8 @@ async fn a_straggler_is_left_out_at_the_deadline() {
     let selector = fixture.open().await;
     let start = Instant::now();
     let prediction = selector.predict(query(1, "")).await.unwrap();
-    assert_eq!(start.elapsed(), OBJECTIVE);
+    // A tick of the timer sooner, so that it is no later on a real clock.
+    assert!((OBJECTIVE - Duration::from_millis(1)..=OBJECTIVE).contains(&start.elapsed()));
     assert_eq!(prediction.status, Status::Partial);
     assert_eq!(&*prediction.reason, "b: no answer at the deadline");
     assert_eq!(outcomes(&prediction), [("a", Outcome::Used), ("b", Outcome::Late)]);
