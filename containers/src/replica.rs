@@ -204,6 +204,12 @@ impl Replica {
         now + control.busy(now) + control.profile.predict(rows, now)
     }
 
+    /// The same without margin.
+    pub(crate) fn expected_finish(&self, rows: usize, now: Instant) -> Instant {
+        let control = self.control.lock();
+        now + control.expected_busy(now) + control.profile.expect(rows, now)
+    }
+
     pub(crate) fn free_since(&self) -> Instant {
         self.control.lock().free_since
     }
