@@ -26,13 +26,13 @@ pub struct StragglersArgs {
     #[arg(long, value_name = "FILE.npz", default_value = "target/bench-models/forests.npz")]
     recording: PathBuf,
     /// Ensemble sizes.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 12, 16])]
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16])]
     sizes: Vec<usize>,
-    /// Queries of a block; 600 with --quick, else 2,000.
+    /// Queries of a block; 250 with --quick, else 2,000.
     #[arg(long, value_name = "N")]
     queries: Option<usize>,
     /// Queries per second.
-    #[arg(long, value_name = "N", default_value_t = 150.0)]
+    #[arg(long, value_name = "N", default_value_t = 60.0)]
     rate: f64,
     /// Half of a container's answers are sooner.
     #[arg(long, value_name = "TIME", default_value = "4ms", value_parser = humantime::parse_duration)]
@@ -53,7 +53,7 @@ impl StragglersArgs {
             programs: Programs { skysail, bench },
             recording: self.recording,
             sizes: self.sizes,
-            queries: self.queries.unwrap_or_else(|| self.common.choose(600, 2_000, 2_000)),
+            queries: self.queries.unwrap_or_else(|| self.common.choose(250, 2_000, 2_000)),
             rate: self.rate,
             delay: Delay { median: self.median, sigma: self.sigma },
             objective: self.objective,
