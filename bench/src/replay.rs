@@ -54,7 +54,7 @@ impl Replay {
         Ok(Self { recorded, delay })
     }
 
-    /// Of the recording in a file; see [`write`].
+    /// Of the recording in a file; see [`write()`].
     ///
     /// # Errors
     ///

@@ -25,7 +25,7 @@ use super::{
 /// |---|---|---|---|
 /// | `v` | [0, 1e6] | 0.3 | tries uncertain arms for longer; 0 is greedy |
 ///
-/// The others are those of every [linear policy](super::linear). Queries whose feedback is under
+/// The others are those of every linear policy (`selection/src/policy/linear.rs`). Queries whose feedback is under
 /// way do not all go to one arm, since the draw is random.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinThompson {

@@ -21,7 +21,7 @@ use super::{
 /// |---|---|---|---|
 /// | `alpha` | [0, 1e6] | 1 | tries uncertain arms for longer; 0 is greedy |
 ///
-/// The others are those of every [linear policy](super::linear).
+/// The others are those of every linear policy (`selection/src/policy/linear.rs`).
 ///
 /// Rows without feedback count. Their features are not at hand, so each is taken to have had
 /// those of the query: A + m·zzᵀ for m rows, and so zᵀA⁻¹z / (1 + m·zᵀA⁻¹z). That is the most

@@ -26,7 +26,7 @@ use super::{
 /// | `gamma_scale` | (0, 1e9] | 10 | prefers the arm that looks best from the start |
 /// | `gamma_exponent` | [0, 1] | 0.5 | prefers it sooner |
 ///
-/// The others are those of every [linear policy](super::linear). The distribution has a closed
+/// The others are those of every linear policy (`selection/src/policy/linear.rs`). The distribution has a closed
 /// form and never leaves an arm out, so that it is the first to try where another policy is to
 /// be judged by the log. Queries whose feedback is under way do not all go to one arm.
 #[derive(Clone, Debug, PartialEq)]
