@@ -92,9 +92,14 @@ impl Chart<'_> {
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 8, y)], style));
             }
         }
+        // Where the first line ends high, the legend goes below it.
+        let end = self.lines.first().and_then(|line| line.points.last());
+        let is_high = end.is_some_and(|(_, y)| *y > f64::midpoint(self.range.0, self.range.1));
+        let position =
+            if is_high { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(position)
             .background_style(WHITE.mix(0.8))
             .border_style(RGBColor(180, 180, 180))
             .draw()?;
