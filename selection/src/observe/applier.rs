@@ -122,7 +122,7 @@ fn queue(shared: &Arc<Shared>, slot: &Arc<Slot>) -> mpsc::Sender<Job> {
 
 async fn run(shared: Arc<Shared>, context: Arc<str>, mut jobs: mpsc::Receiver<Job>) {
     let mut group = Vec::new();
-    let mut last: Option<Instant> = None;
+    let mut not_before: Option<Instant> = None;
     loop {
         match timeout(IDLE, jobs.recv_many(&mut group, GROUP)).await {
             Ok(0) => return,
@@ -136,7 +136,7 @@ async fn run(shared: Arc<Shared>, context: Arc<str>, mut jobs: mpsc::Receiver<Jo
                 continue;
             }
         }
-        if let Some(until) = last.map(|last| last + LINGER) {
+        if let Some(until) = not_before {
             while group.len() < GROUP {
                 let room = GROUP - group.len();
                 match timeout_at(until, jobs.recv_many(&mut group, room)).await {
@@ -145,9 +145,11 @@ async fn run(shared: Arc<Shared>, context: Arc<str>, mut jobs: mpsc::Receiver<Jo
                 }
             }
         }
-        last = Some(Instant::now());
+        let begun = Instant::now();
         // Looked up for each group, since it may have been dropped from memory in between.
         let slot = shared.states.slot(&context);
-        group::apply(&shared, &slot, std::mem::take(&mut group)).await;
+        let publishing = group::apply(&shared, &slot, std::mem::take(&mut group)).await;
+        // Making a large state ready for queries takes milliseconds; half of a core at most.
+        not_before = Some(begun + LINGER + 2 * publishing);
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use super::applier::{Job, RowSettled, Settled, Told};
@@ -19,6 +20,11 @@ const FAILURES: u32 = 3;
 /// The longest pause between two tries; the first is a 32nd of it, and each is drawn from zero
 /// up to that. Raising it spreads several front ends further apart.
 const PAUSE: Duration = Duration::from_millis(64);
+
+/// A state of so many bytes takes some tenths of a millisecond to be made ready for queries (eight
+/// arms of a linear policy with about 32 features). From there on that is not done on a thread
+/// that serves queries, which would wait for it.
+const LARGE: usize = 128 << 10;
 
 /// What the marks say before a group is applied.
 #[derive(Debug, Default)]
@@ -40,22 +46,24 @@ struct Next {
 ///
 /// The first try is made from the state in memory and takes every row for unmarked: the commit
 /// itself says if one of the two is wrong, so the usual group costs a single call of the store.
-pub(super) async fn apply(shared: &Shared, slot: &Slot, mut jobs: Vec<Job>) {
+///
+/// Returns how long it took to make the new state ready for queries.
+pub(super) async fn apply(shared: &Arc<Shared>, slot: &Arc<Slot>, mut jobs: Vec<Job>) -> Duration {
     let mut ids: Vec<u128> = Vec::new();
     let mut moved: HashMap<Mark, bool> = HashMap::new();
     let (mut tries, mut failures) = (0_u32, 0_u32);
     loop {
         jobs.retain(|job| !job.is_given_up());
         if jobs.is_empty() {
-            return;
+            return Duration::ZERO;
         }
         match attempt(shared, slot, &jobs, &mut ids, &mut moved, tries == 0).await {
-            Ok(Some(settled)) => {
+            Ok(Some((settled, publishing))) => {
                 for (job, settled) in jobs.into_iter().zip(settled) {
                     no_longer_pending(shared, slot, &job, &settled);
                     job.settle(Ok(settled));
                 }
-                return;
+                return publishing;
             }
             Ok(None) => {}
             Err(error) => {
@@ -64,7 +72,7 @@ pub(super) async fn apply(shared: &Shared, slot: &Slot, mut jobs: Vec<Job>) {
                     for job in jobs {
                         job.settle(Err(error.clone()));
                     }
-                    return;
+                    return Duration::ZERO;
                 }
             }
         }
@@ -73,15 +81,15 @@ pub(super) async fn apply(shared: &Shared, slot: &Slot, mut jobs: Vec<Job>) {
     }
 }
 
-/// One try. `None`: somebody else was first.
+/// One try, and how long its publication took. `None`: somebody else was first.
 async fn attempt(
-    shared: &Shared,
-    slot: &Slot,
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
     jobs: &[Job],
     ids: &mut Vec<u128>,
     moved: &mut HashMap<Mark, bool>,
     first: bool,
-) -> Result<Option<Vec<Settled>>, StoreError> {
+) -> Result<Option<(Vec<Settled>, Duration)>, StoreError> {
     let epoch = shared.states.epoch();
     // Marks before the state: one that is set in between makes the commit a conflict.
     let marks = if first { Marks::default() } else { marks(shared, slot, jobs, ids).await? };
@@ -91,7 +99,7 @@ async fn attempt(
     };
     let next = next(shared, &base, jobs, &marks, moved);
     if next.marks.is_empty() {
-        return Ok(Some(next.settled));
+        return Ok(Some((next.settled, Duration::ZERO)));
     }
     let commit_id = rand::random();
     let commit = Commit {
@@ -109,15 +117,35 @@ async fn attempt(
         CommitOutcome::Committed(number) => {
             let version = Version { number, commit_id };
             // Before the acknowledgement, so that who has it sees what it was for.
-            if !shared.states.committed(slot, epoch, version, next.learned)
-                && let Err(error) = shared.reload(slot).await
-            {
+            let begun = Instant::now();
+            let holds = publish(shared, slot, epoch, version, next.learned).await;
+            let publishing = begun.elapsed();
+            if !holds && let Err(error) = shared.reload(slot).await {
                 // The commit holds all the same.
                 tracing::warn!(%error, "a state is not loaded after a reset");
             }
-            Ok(Some(next.settled))
+            Ok(Some((next.settled, publishing)))
         }
     }
+}
+
+/// Puts in what was committed. False: a reset came between.
+async fn publish(
+    shared: &Arc<Shared>,
+    slot: &Arc<Slot>,
+    epoch: u64,
+    version: Version,
+    learned: Learned,
+) -> bool {
+    if shared.states.bytes() < LARGE {
+        return shared.states.committed(slot, epoch, version, learned);
+    }
+    let (shared, slot) = (Arc::clone(shared), Arc::clone(slot));
+    let published = tokio::task::spawn_blocking(move || {
+        shared.states.committed(&slot, epoch, version, learned)
+    });
+    // Where it did not run, the state is loaded from the store, as after a reset.
+    published.await.unwrap_or(false)
 }
 
 /// The arms that were asked wait no longer for the feedback of the rows that were marked now.

@@ -179,6 +179,7 @@ pub(crate) struct States {
     names: Vec<Arc<str>>,
     own: Arc<Slot>,
     contexts: Cache<Arc<str>, Arc<Slot>>,
+    bytes: usize,
     /// Counts the times that the store forgot something: was reset, here or by another front end,
     /// or lost what it held. A commit from before that is published after it would look like the
     /// newest; the epoch tells.
@@ -195,9 +196,11 @@ impl States {
     ) -> Result<Self, StoreError> {
         let own =
             Slot::new(&application.name, &Arc::default(), pending(application, &learner.policy));
+        let bytes = application.arms.len() * learner.arm_bytes();
         let states = Self {
             application: Arc::clone(application),
-            contexts: Cache::new(most_contexts(application.arms.len() * learner.arm_bytes())),
+            contexts: Cache::new(most_contexts(bytes)),
+            bytes,
             learner,
             names: application.arms.iter().map(|arm| Arc::clone(&arm.name)).collect(),
             own: Arc::new(own),
@@ -206,6 +209,11 @@ impl States {
         };
         states.reload(&states.own, store).await?;
         Ok(states)
+    }
+
+    /// What one state takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The application's own slot.

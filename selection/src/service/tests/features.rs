@@ -72,6 +72,23 @@ async fn feedback_moves_the_right_arm_for_the_right_features() {
     }
 }
 
+/// Made ready elsewhere than on the thread that commits, and there before the acknowledgement all
+/// the same.
+#[tokio::test(start_paused = true)]
+async fn what_a_large_state_learned_is_there_with_the_acknowledgement() {
+    let mut fixture = Fixture::new("lin_thompson", 4);
+    fixture.application.context_features_dim = 96;
+    let selector = fixture.open().await;
+    for feedbacks in 1..=5 {
+        let query = Query { context_features: vec![1.0; 96], ..query(1, "") };
+        let decision_id = selector.predict(query).await.unwrap().decision_id;
+        let value = FeedbackValue::Labels(vec![Label::Int(0)]);
+        selector.observe(Feedback { decision_id, row: None, value }).await.unwrap();
+        let view = selector.selection("").await.unwrap();
+        assert_eq!(view.arms.iter().map(|arm| arm.observations).sum::<u64>(), feedbacks);
+    }
+}
+
 /// A burst without feedback does not all go to the arm that looks best.
 #[tokio::test(start_paused = true)]
 async fn queries_under_way_spread_over_the_arms_with_linucb() {
