@@ -4,7 +4,7 @@
 //! whole, and an emptied one with its allocations comes in its place.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -16,34 +16,70 @@ use parking_lot::{Condvar, Mutex};
 use skysail_selection::{DecisionId, DecisionRecord};
 use tokio::sync::oneshot;
 
-use super::{RecordError, line::Line};
+use super::{
+    RecordError,
+    index::Index,
+    line::Line,
+    sidecar::{Place, Summary},
+};
 
 /// Somebody waits until all lines before are durable.
 pub(super) type Flushed = oneshot::Sender<Result<(), RecordError>>;
 
+/// Lines as they are written.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) lines: Vec<Line>,
-    by_id: HashMap<DecisionId, usize, foldhash::fast::RandomState>,
-    weight: usize,
+    pub(super) bytes: Vec<u8>,
+    /// Of all of it.
+    pub(super) summary: Summary,
+    pub(super) lines: usize,
+    /// Its decisions, by their places in `bytes`.
+    pub(super) index: Mutex<Index>,
     /// When the first line came.
     since: Option<Instant>,
 }
 
 impl Batch {
-    fn find(&self, id: DecisionId) -> Option<Arc<DecisionRecord>> {
-        match self.lines.get(*self.by_id.get(&id)?)? {
-            Line::Decision(record) => Some(Arc::clone(record)),
-            Line::Feedback(_) => None,
+    fn push(&mut self, line: &Line<'_>, encoded: &[u8]) {
+        let place = Place { offset: self.bytes.len() as u64, bytes: encoded.len() as u32 - 1 };
+        if self.lines == 0 {
+            self.since = Some(Instant::now());
         }
+        let decision = line.decision();
+        if let Some(id) = decision {
+            self.index.get_mut().add(id, place);
+        }
+        self.summary.add(decision, line.time_ms(), encoded.len());
+        self.bytes.extend_from_slice(encoded);
+        self.lines += 1;
+    }
+
+    fn find(&self, id: DecisionId) -> Option<Arc<DecisionRecord>> {
+        let Place { offset, bytes } = self.index.lock().find(id)?;
+        let line = self.bytes.get(offset as usize..)?.get(..bytes as usize)?;
+        serde_json::from_slice(line).map(Arc::new).ok()
     }
 
     fn clear(&mut self) {
-        self.lines.clear();
-        self.by_id.clear();
-        self.weight = 0;
+        self.bytes.clear();
+        self.bytes.shrink_to(KEEP_BYTES);
+        self.summary = Summary::default();
+        self.lines = 0;
+        self.index.get_mut().clear();
         self.since = None;
     }
+}
+
+/// A larger batch gives its memory back.
+const KEEP_BYTES: usize = 16 << 20;
+
+/// A line larger than this gives the memory in which it was encoded back.
+const KEEP_LINE: usize = 64 << 10;
+
+thread_local! {
+    /// A line is encoded where it was made: what it was made of is freed by the thread that
+    /// allocated it, and the lock is held for a copy alone.
+    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Debug)]
@@ -51,10 +87,10 @@ pub(super) struct Buffer {
     state: Mutex<State>,
     wake: Condvar,
     max_lines: usize,
-    max_weight: usize,
+    max_bytes: usize,
     /// Of both batches.
     lines: AtomicUsize,
-    weight: AtomicUsize,
+    bytes: AtomicUsize,
     failing: AtomicBool,
     refused: AtomicU64,
     /// Lines that came after it was closed, or could not be taken or written.
@@ -80,14 +116,14 @@ pub(super) enum Taken {
 }
 
 impl Buffer {
-    pub(super) fn new(max_lines: usize, max_weight: usize) -> Self {
+    pub(super) fn new(max_lines: usize, max_bytes: usize) -> Self {
         Self {
             state: Mutex::default(),
             wake: Condvar::new(),
             max_lines: max_lines.max(1),
-            max_weight: max_weight.max(1),
+            max_bytes: max_bytes.max(1),
             lines: AtomicUsize::new(0),
-            weight: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             failing: AtomicBool::new(false),
             refused: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -96,7 +132,7 @@ impl Buffer {
 
     pub(super) fn has_room(&self) -> bool {
         let room = self.lines.load(Ordering::Relaxed) < self.max_lines
-            && self.weight.load(Ordering::Relaxed) < self.max_weight
+            && self.bytes.load(Ordering::Relaxed) < self.max_bytes
             && !self.failing.load(Ordering::Relaxed);
         if !room {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -107,8 +143,8 @@ impl Buffer {
     /// As a ratio of what it takes at most.
     pub(super) fn fullness(&self) -> f64 {
         let lines = self.lines.load(Ordering::Relaxed) as f64 / self.max_lines as f64;
-        let weight = self.weight.load(Ordering::Relaxed) as f64 / self.max_weight as f64;
-        lines.max(weight)
+        let bytes = self.bytes.load(Ordering::Relaxed) as f64 / self.max_bytes as f64;
+        lines.max(bytes)
     }
 
     pub(super) fn refused(&self) -> u64 {
@@ -133,28 +169,33 @@ impl Buffer {
     }
 
     /// Takes a decision also beyond the bounds: who was admitted while there was room has a place.
-    pub(super) fn push(&self, line: Line) {
-        let weight = line.weight();
+    pub(super) fn push(&self, line: &Line<'_>) {
+        ENCODED.with_borrow_mut(|encoded| {
+            encoded.clear();
+            match line.encode(encoded) {
+                Ok(()) => self.push_encoded(line, encoded),
+                Err(error) => {
+                    tracing::error!(%error, "a line of the decision log cannot be written as JSON");
+                    self.lose(1);
+                }
+            }
+            encoded.shrink_to(KEEP_LINE);
+        });
+    }
+
+    fn push_encoded(&self, line: &Line<'_>, encoded: &[u8]) {
         let mut state = self.state.lock();
         // Admission bounds decisions; nothing bounds feedback while the disk fails.
         let excess = line.decision().is_none() && self.waiting() >= self.max_lines;
         if state.closed || excess {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lose(1);
             return;
         }
         self.lines.fetch_add(1, Ordering::Relaxed);
-        self.weight.fetch_add(weight, Ordering::Relaxed);
-        let filling = &mut state.filling;
-        filling.weight += weight;
-        if filling.lines.is_empty() {
-            filling.since = Some(Instant::now());
-        }
-        if let Some(id) = line.decision() {
-            filling.by_id.insert(id, filling.lines.len());
-        }
-        filling.lines.push(line);
+        self.bytes.fetch_add(encoded.len(), Ordering::Relaxed);
+        state.filling.push(line, encoded);
         // A gathering writer wakes by itself, unless the buffer would fill before it does.
-        let early = filling.lines.len() == self.max_lines / 4;
+        let early = state.filling.lines == self.max_lines / 4;
         let wake = std::mem::take(&mut state.idle) || early;
         drop(state);
         if wake {
@@ -193,7 +234,7 @@ impl Buffer {
     /// Waits for lines, lets them gather for `interval` since the first, and takes them.
     pub(super) fn take(&self, spare: Batch, interval: Duration, due: Option<Instant>) -> Taken {
         let mut state = self.state.lock();
-        while state.filling.lines.is_empty() && state.flushes.is_empty() {
+        while state.filling.lines == 0 && state.flushes.is_empty() {
             if state.closed {
                 return Taken::Closed;
             }
@@ -211,7 +252,7 @@ impl Buffer {
         if let Some(since) = state.filling.since {
             while !state.closed
                 && state.flushes.is_empty()
-                && state.filling.lines.len() < self.max_lines / 4
+                && state.filling.lines < self.max_lines / 4
                 && !self.wake.wait_until(&mut state, since + interval).timed_out()
             {}
         }
@@ -223,8 +264,8 @@ impl Buffer {
     /// The batch is found elsewhere from now on; its emptied self is for the next `take`.
     pub(super) fn written(&self, batch: Arc<Batch>) -> Batch {
         self.state.lock().writing = None;
-        self.lines.fetch_sub(batch.lines.len(), Ordering::Relaxed);
-        self.weight.fetch_sub(batch.weight, Ordering::Relaxed);
+        self.lines.fetch_sub(batch.lines, Ordering::Relaxed);
+        self.bytes.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
         // Whoever looks into it just now keeps it; then there is nothing to use again.
         let mut batch = Arc::try_unwrap(batch).unwrap_or_default();
         batch.clear();

@@ -101,13 +101,13 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 /// A line that is to be written.
-#[derive(Clone, Debug)]
-pub(super) enum Line {
-    Decision(Arc<DecisionRecord>),
-    Feedback(FeedbackLine),
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Line<'a> {
+    Decision(&'a DecisionRecord),
+    Feedback(&'a FeedbackLine),
 }
 
-impl Line {
+impl Line<'_> {
     /// Appends it with its end of line.
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         match self {
@@ -131,41 +131,6 @@ impl Line {
             Self::Decision(record) => record.id.time_ms(),
             Self::Feedback(feedback) => feedback.time_ms,
         }
-    }
-
-    /// About as many bytes as it will have, and in memory.
-    pub(super) fn weight(&self) -> usize {
-        match self {
-            Self::Decision(record) => weight(record),
-            Self::Feedback(feedback) => {
-                let labels: usize = feedback.labels.iter().map(label_weight).sum();
-                192 + labels + feedback.input.as_ref().map_or(0, |input| arms_weight(&input.arms))
-            }
-        }
-    }
-}
-
-fn arms_weight(arms: &[ArmRecord]) -> usize {
-    let arm = |arm: &ArmRecord| {
-        let labels: usize = arm.labels.iter().flatten().map(label_weight).sum();
-        let scores: usize = arm.scores.iter().map(|scores| 12 * scores.len()).sum();
-        112 + 5 * arm.labels.len() + labels + scores
-    };
-    arms.iter().map(arm).sum()
-}
-
-fn weight(record: &DecisionRecord) -> usize {
-    let arms = arms_weight(&record.arms);
-    let answer: usize =
-        record.answer.iter().map(|row| 32 + row.label.as_ref().map_or(0, label_weight)).sum();
-    256 + 12 * record.features.len() + record.context.len() + arms + answer
-}
-
-fn label_weight(label: &Label) -> usize {
-    match label {
-        Label::Int(_) => 4,
-        Label::Real(_) => 16,
-        Label::Text(text) => text.len() + 4,
     }
 }
 

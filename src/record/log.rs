@@ -123,7 +123,7 @@ impl DecisionLogFile {
     /// Takes feedback that was applied; never waits. Nothing depends on it but the judging of
     /// other policies.
     pub fn append_feedback(&self, feedback: FeedbackLine) {
-        self.shared.buffer.push(Line::Feedback(feedback));
+        self.shared.buffer.push(&Line::Feedback(&feedback));
     }
 
     /// Where it is.
@@ -207,7 +207,7 @@ impl DecisionLog for DecisionLogFile {
     }
 
     fn append(&self, record: Arc<DecisionRecord>) {
-        self.shared.buffer.push(Line::Decision(record));
+        self.shared.buffer.push(&Line::Decision(&record));
     }
 
     fn find(&self, id: DecisionId) -> BoxFuture<Result<Option<Arc<DecisionRecord>>, StoreError>> {

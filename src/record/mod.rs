@@ -10,7 +10,7 @@
 //! - [`log`]: [`DecisionLogFile`], what the others make together
 //! - `buffer`: what is not written yet
 //! - `writer`: the thread
-//! - `segments`, `segment`, `sidecar`: the files, and how a record is found in them
+//! - `segments`, `segment`, `sidecar`, `index`: the files, and how a record is found in them
 //! - [`tail`]: reads them in order
 //! - [`mod@line`]: what a line may hold
 //!
@@ -20,6 +20,7 @@
 //! ([`state`](crate::state)); the lines here are for judging other policies.
 
 mod buffer;
+mod index;
 pub mod line;
 pub mod log;
 mod segment;
@@ -63,7 +64,7 @@ pub struct Options {
     pub flush_interval: Duration,
     /// Records that may wait to be written. Default 65,536; beyond it admission refuses.
     pub buffer_records: usize,
-    /// Bytes, as estimated, that may wait to be written. Default 256 MiB.
+    /// Bytes that may wait to be written. Default 256 MiB.
     pub buffer_bytes: usize,
     /// Closed segments wholly older than this are deleted. Default 7 days.
     pub retention: Duration,

@@ -76,13 +76,15 @@ pub(super) fn scan(file: &File) -> io::Result<Scan> {
         }
         match Head::parse(&line) {
             Some(head) => {
-                scan.summary.add(head.id, head.time_ms());
                 let place = Place { offset: scan.summary.bytes, bytes: line.len() as u32 };
                 scan.entries.extend(head.id.map(|id| (id, place)));
+                scan.summary.add(head.id, head.time_ms(), bytes);
             }
-            None => scan.skipped += 1,
+            None => {
+                scan.skipped += 1;
+                scan.summary.bytes += bytes as u64;
+            }
         }
-        scan.summary.bytes += bytes as u64;
     }
     if scan.torn > 0 {
         file.set_len(scan.summary.bytes)?;

@@ -5,7 +5,6 @@
 //! that no search can miss it.
 
 use std::{
-    collections::HashMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -16,12 +15,14 @@ use std::{
     },
 };
 
-use foldhash::fast::RandomState;
 use parking_lot::RwLock;
 use skysail_selection::{DecisionId, DecisionRecord};
 
 use super::{
-    RecordError, segment,
+    RecordError,
+    buffer::Batch,
+    index::Index,
+    segment,
     sidecar::{self, Place, Summary},
 };
 
@@ -38,9 +39,6 @@ pub(super) struct Segments {
     pub(super) full: std::sync::atomic::AtomicBool,
 }
 
-/// Ids are made by front ends and not by clients, so that a fast hash will do.
-type Index = HashMap<DecisionId, Place, RandomState>;
-
 #[derive(Debug)]
 struct Active {
     sequence: u64,
@@ -53,13 +51,6 @@ struct Active {
 struct Closed {
     sequence: u64,
     summary: Summary,
-}
-
-/// One line of a group: of which decision and time, and where in the group.
-pub(super) struct Written {
-    pub(super) decision: Option<DecisionId>,
-    pub(super) time_ms: u64,
-    pub(super) place: Place,
 }
 
 impl Segments {
@@ -140,17 +131,15 @@ impl Segments {
     }
 
     /// Makes a written group findable.
-    pub(super) fn add(&self, lines: &[Written], bytes: usize) {
+    pub(super) fn add(&self, group: &Batch) {
+        let index = group.index.lock();
         let mut active = self.active.write();
         let start = active.summary.bytes;
-        for line in lines {
-            active.summary.add(line.decision, line.time_ms);
-            if let Some(id) = line.decision {
-                let place = Place { offset: start + line.place.offset, ..line.place };
-                active.index.insert(id, place);
-            }
+        active.index.reserve(group.summary.decisions as usize);
+        for (id, place) in index.entries() {
+            active.index.add(id, Place { offset: start + place.offset, ..place });
         }
-        active.summary.bytes += bytes as u64;
+        active.summary.extend(&group.summary);
     }
 
     /// Closes the active segment and begins the next. After an error the active one goes on.
@@ -158,7 +147,7 @@ impl Segments {
         // Only the writer changes the active one, and it is here.
         let (sequence, file, summary, mut entries) = {
             let active = self.active.read();
-            let entries: Vec<_> = active.index.iter().map(|(id, place)| (*id, *place)).collect();
+            let entries: Vec<_> = active.index.entries().collect();
             (active.sequence, Arc::clone(&active.file), active.summary, entries)
         };
         let fail = |error| RecordError::file(&self.directory, error);
@@ -172,10 +161,10 @@ impl Segments {
             sequence: sequence + 1,
             file,
             summary: Summary::default(),
-            index: Index::with_capacity_and_hasher(entries.len(), RandomState::default()),
+            index: Index::default(),
         };
         let last = std::mem::replace(&mut *self.active.write(), next);
-        // Freeing a large map takes a while; nobody waits for the lock meanwhile.
+        // Freeing a large index takes a while; nobody waits for the lock meanwhile.
         drop(last);
         Ok(())
     }
@@ -209,9 +198,9 @@ impl Segments {
     /// Looks into the active segment.
     pub(super) fn find_active(&self, id: DecisionId) -> io::Result<Option<Arc<DecisionRecord>>> {
         let (file, place) = {
-            let active = self.active.read();
-            let Some(place) = active.index.get(&id) else { return Ok(None) };
-            (Arc::clone(&active.file), *place)
+            let mut active = self.active.write();
+            let Some(place) = active.index.find(id) else { return Ok(None) };
+            (Arc::clone(&active.file), place)
         };
         segment::read(&file, place).map(Some)
     }

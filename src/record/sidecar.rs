@@ -46,13 +46,24 @@ impl Default for Summary {
 }
 
 impl Summary {
-    pub(super) fn add(&mut self, decision: Option<DecisionId>, time_ms: u64) {
+    /// Adds a line of so many bytes, its end included.
+    pub(super) fn add(&mut self, decision: Option<DecisionId>, time_ms: u64, bytes: usize) {
+        self.bytes += bytes as u64;
         self.newest_ms = self.newest_ms.max(time_ms);
         if let Some(id) = decision {
             self.decisions += 1;
             self.first_ms = self.first_ms.min(id.time_ms());
             self.last_ms = self.last_ms.max(id.time_ms());
         }
+    }
+
+    /// Adds what comes after it.
+    pub(super) fn extend(&mut self, next: &Self) {
+        self.bytes += next.bytes;
+        self.decisions += next.decisions;
+        self.first_ms = self.first_ms.min(next.first_ms);
+        self.last_ms = self.last_ms.max(next.last_ms);
+        self.newest_ms = self.newest_ms.max(next.newest_ms);
     }
 
     pub(super) fn may_hold(&self, id: DecisionId) -> bool {

@@ -10,8 +10,6 @@ use super::{
     buffer::{Batch, Taken},
     line::now_ms,
     log::Shared,
-    segments::Written,
-    sidecar::Place,
 };
 
 /// Between attempts while the disk fails.
@@ -20,13 +18,8 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often old segments are looked for.
 const DELETE_EVERY: Duration = Duration::from_secs(60);
 
-/// A larger buffer is given back after its group.
-const KEEP_BYTES: usize = 16 << 20;
-
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    bytes: Vec<u8>,
-    written: Vec<Written>,
     /// When what was written is to be forced to the disk; `None`: it is.
     due: Option<Instant>,
     deleted: Instant,
@@ -35,14 +28,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            bytes: Vec::new(),
-            written: Vec::new(),
-            due: None,
-            deleted: Instant::now(),
-            rotation_fails: false,
-        }
+        Self { shared, due: None, deleted: Instant::now(), rotation_fails: false }
     }
 
     /// Until the buffer is closed and all of it is written.
@@ -81,8 +67,7 @@ impl Writer {
 
     /// Tries until it is written or the log is closed.
     fn group(&mut self, batch: &Batch, flush: bool) -> Result<(), RecordError> {
-        self.encode(batch);
-        let mut result = self.write(flush);
+        let mut result = self.write(batch, flush);
         while let Err(error) = &result {
             if !self.shared.buffer.is_failing() {
                 tracing::error!(%error, "decision records cannot be written: queries are refused");
@@ -91,46 +76,26 @@ impl Writer {
             if !self.shared.buffer.pause(RETRY) {
                 break;
             }
-            result = self.write(flush);
+            result = self.write(batch, flush);
         }
         match &result {
             Ok(()) => {
-                self.shared.segments.add(&self.written, self.bytes.len());
+                self.shared.segments.add(batch);
                 self.count(batch);
                 if self.shared.buffer.is_failing() {
                     tracing::info!("decision records are written again");
                     self.shared.buffer.set_failing(false);
                 }
             }
-            Err(_) => self.shared.buffer.lose(batch.lines.len()),
+            Err(_) => self.shared.buffer.lose(batch.lines),
         }
-        self.bytes.clear();
-        self.bytes.shrink_to(KEEP_BYTES);
         result
     }
 
-    fn encode(&mut self, batch: &Batch) {
-        self.bytes.clear();
-        self.written.clear();
-        for line in &batch.lines {
-            let start = self.bytes.len();
-            if let Err(error) = line.encode(&mut self.bytes) {
-                tracing::error!(%error, "a decision record cannot be written as JSON");
-                self.bytes.truncate(start);
-                self.shared.buffer.lose(1);
-                continue;
-            }
-            let bytes = self.bytes.len() - start - 1;
-            let place = Place { offset: start as u64, bytes: bytes as u32 };
-            let (decision, time_ms) = (line.decision(), line.time_ms());
-            self.written.push(Written { decision, time_ms, place });
-        }
-    }
-
-    fn write(&mut self, flush: bool) -> Result<(), RecordError> {
+    fn write(&mut self, batch: &Batch, flush: bool) -> Result<(), RecordError> {
         let sync = flush || self.shared.options.sync == Sync::Group;
         let start = Instant::now();
-        self.shared.segments.write(&self.bytes, sync)?;
+        self.shared.segments.write(&batch.bytes, sync)?;
         let took = start.elapsed().as_nanos() as u64;
         let counters = &self.shared.counters;
         counters.write_ns.fetch_add(took, Ordering::Relaxed);
@@ -143,15 +108,15 @@ impl Writer {
     }
 
     fn count(&self, batch: &Batch) {
-        let decisions = self.written.iter().filter(|line| line.decision.is_some()).count();
         let counters = &self.shared.counters;
-        let add = |counter: &std::sync::atomic::AtomicU64, n: usize| {
-            counter.fetch_add(n as u64, Ordering::Relaxed);
+        let add = |counter: &std::sync::atomic::AtomicU64, n: u64| {
+            counter.fetch_add(n, Ordering::Relaxed);
         };
+        let decisions = batch.summary.decisions;
         add(&counters.records, decisions);
-        add(&counters.feedback, self.written.len() - decisions);
-        add(&counters.bytes, self.bytes.len());
-        add(&counters.groups, usize::from(!batch.lines.is_empty()));
+        add(&counters.feedback, batch.lines as u64 - decisions);
+        add(&counters.bytes, batch.summary.bytes);
+        add(&counters.groups, u64::from(batch.lines > 0));
     }
 
     fn sync(&mut self) {
