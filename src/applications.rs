@@ -14,6 +14,7 @@ use crate::{
     admit::Admission,
     application::{self, DEFAULT_MAX_IN_FLIGHT},
     metrics::{ApplicationMetrics, Metrics},
+    open_inference::Statistics,
     stack::{Directory, ModelStack, Stack},
     state::StateError,
     stores::Stores,
@@ -56,6 +57,8 @@ pub struct Served {
     pub admission: Admission,
     /// Counts them.
     pub metrics: ApplicationMetrics,
+    /// Counts them for the Open Inference Protocol, since it was put.
+    pub statistics: Statistics,
     checked: Application,
     selector: ArcSwapOption<Stack>,
 }
@@ -259,12 +262,25 @@ impl Applications {
         Ok(selector)
     }
 
+    /// The application with its signature. Touches no store.
+    ///
+    /// # Errors
+    ///
+    /// FAILED_PRECONDITION as long as no linked model's signature is known.
+    pub fn complete_application(&self, served: &Served) -> Result<Arc<Application>, PredictError> {
+        match served.selector.load_full() {
+            Some(selector) => Ok(Arc::clone(selector.application())),
+            None => self.complete(served.checked.clone()).map(Arc::new),
+        }
+    }
+
     async fn serve(&self, wire: v1::Application, origin: Origin) -> Result<(), PredictError> {
         let checked = self.check(&wire)?;
         let name = Arc::clone(&checked.name);
         let served = Arc::new(Served {
             admission: Admission::new(wire.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT)),
             metrics: self.inner.parts.metrics.application(&name),
+            statistics: Statistics::default(),
             wire,
             origin,
             checked,

@@ -9,7 +9,9 @@
 //! - [`admit`]: bounded concurrency, and the deadline
 //! - [`container`]: a process that serves one model to front ends
 //! - [`registrar`]: keeps a container registered with a front end
-//! - [`grpc`]: the services of `skysail.v1`
+//! - `predict`: one query by whichever door: checked, admitted, answered, counted once
+//! - [`open_inference`]: applications as the models of the Open Inference Protocol
+//! - [`grpc`]: the services of the gRPC port
 //! - [`http`]: metrics and health over HTTP
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
@@ -36,6 +38,8 @@ pub mod evaluate;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+pub mod open_inference;
+mod predict;
 pub mod record;
 pub mod refresh;
 pub mod registrar;

@@ -33,15 +33,22 @@ pub enum Protocol {
     Grpc,
     /// A message of a stream.
     GrpcStream,
+    /// A call of the Open Inference Protocol over gRPC.
+    OpenInferenceGrpc,
+    /// A call of the Open Inference Protocol over REST.
+    OpenInferenceRest,
 }
 
 impl Protocol {
-    const ALL: [Self; 2] = [Self::Grpc, Self::GrpcStream];
+    const ALL: [Self; 4] =
+        [Self::Grpc, Self::GrpcStream, Self::OpenInferenceGrpc, Self::OpenInferenceRest];
 
     fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
             Self::GrpcStream => "grpc_stream",
+            Self::OpenInferenceGrpc => "oip_grpc",
+            Self::OpenInferenceRest => "oip_rest",
         }
     }
 }
@@ -258,9 +265,9 @@ pub fn outcome_name(acknowledgement: &Acknowledgement) -> &'static str {
 #[derive(Clone, Debug)]
 pub struct ApplicationMetrics {
     name: Arc<str>,
-    answered: [Counter; 2],
-    partial: [Counter; 2],
-    default: [Counter; 2],
+    answered: [Counter; Protocol::ALL.len()],
+    partial: [Counter; Protocol::ALL.len()],
+    default: [Counter; Protocol::ALL.len()],
     seconds: Histogram,
     goodput: Counter,
     all: Metrics,

@@ -14,21 +14,26 @@ use skysail_cache::{CacheLayer, RedisOptions, TieredCache};
 use skysail_containers::{Models, init_onnx_runtime};
 use skysail_proto::pb::{
     self,
+    inference::grpc_inference_service_server::GrpcInferenceServiceServer,
     v1::{
         admin_server::AdminServer, feedback_server::FeedbackServer,
         prediction_server::PredictionServer, registry_server::RegistryServer,
     },
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tonic::transport::Server as GrpcServer;
+use tonic::{codec::CompressionEncoding, transport::Server as GrpcServer};
 
 use crate::{
     applications::{Applications, Parts},
     config::Config,
     default_rewards,
-    grpc::{AdminService, FeedbackService, PredictionService, RegistryService, Shared},
+    grpc::{
+        AdminService, FeedbackService, OpenInferenceService, PredictionService, RegistryService,
+        Shared,
+    },
     http,
     metrics::Metrics,
+    open_inference,
     record::DecisionLogFile,
     refresh::{self, Refreshed},
     registrations, stack,
@@ -187,8 +192,14 @@ impl Server {
     }
 }
 
-const SERVICES: [&str; 5] =
-    ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin", "skysail.v1.Registry"];
+const SERVICES: [&str; 6] = [
+    "",
+    "skysail.v1.Prediction",
+    "skysail.v1.Feedback",
+    "skysail.v1.Admin",
+    "skysail.v1.Registry",
+    "inference.GRPCInferenceService",
+];
 
 /// Does not wait for Redis: where it is not there, predictions go on without it.
 fn open_cache(config: &Config) -> anyhow::Result<TieredCache> {
@@ -242,6 +253,15 @@ async fn serve_grpc(
         )
         .add_service(
             RegistryServer::new(RegistryService(shared.clone())).max_decoding_message_size(limit),
+        )
+        .add_service(
+            GrpcInferenceServiceServer::new(OpenInferenceService(open_inference::Face(
+                shared.clone(),
+            )))
+            // Answers are not compressed: whoever accepts it would get it, and wait for it.
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(limit),
         )
         .add_service(AdminServer::new(AdminService(shared)).max_decoding_message_size(limit))
         .add_service(health_service)

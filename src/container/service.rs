@@ -11,17 +11,16 @@ use skysail_proto::{
     call::call_identity,
     open_inference,
     pb::inference::{
-        InferParameter, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
-        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ServerLiveRequest,
-        ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest,
-        ServerReadyResponse, grpc_inference_service_server::GrpcInferenceService,
-        infer_parameter::ParameterChoice,
+        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse,
+        ModelReadyRequest, ModelReadyResponse, ServerLiveRequest, ServerLiveResponse,
+        ServerMetadataRequest, ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
+        grpc_inference_service_server::GrpcInferenceService,
     },
 };
 use tonic::{Request, Response, Status};
 use tower::Service as _;
 
-use crate::{admit, status};
+use crate::{admit, open_inference::parameters, status};
 
 /// How long a call without a deadline may take.
 const UNLIMITED: Duration = Duration::from_secs(600);
@@ -81,7 +80,8 @@ impl ModelService {
         let of_call = admit::grpc_timeout(request.metadata());
         let request = request.into_inner();
         self.check_name(&request.model_name, &request.model_version)?;
-        let of_request = timeout(&request)?;
+        let of_request =
+            parameters::timeout(&request.parameters).map_err(|error| status::of_predict(&error))?;
         let outputs = self.outputs_of(&request)?;
         let id = request.id.clone();
         let left = [of_call, of_request, Some(UNLIMITED)].into_iter().flatten().min();
@@ -123,23 +123,6 @@ impl ModelService {
             ..Default::default()
         }))
     }
-}
-
-/// The reserved parameter `timeout`, in microseconds; 0: none.
-fn timeout(request: &ModelInferRequest) -> Result<Option<Duration>, Status> {
-    let Some(InferParameter { parameter_choice: Some(value) }) = request.parameters.get("timeout")
-    else {
-        return Ok(None);
-    };
-    let micros = match value {
-        ParameterChoice::Int64Param(value) => u64::try_from(*value).ok(),
-        ParameterChoice::Uint64Param(value) => Some(*value),
-        _ => None,
-    };
-    let micros = micros.ok_or_else(|| {
-        Status::invalid_argument("parameter 'timeout': expected microseconds as an integer")
-    })?;
-    Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
 #[tonic::async_trait]

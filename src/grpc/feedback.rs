@@ -14,7 +14,15 @@ use skysail_selection::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, convert, stream};
-use crate::{admit, applications::Served, metrics, record::FeedbackLine, stack::Stack, status};
+use crate::{
+    admit,
+    applications::Served,
+    metrics,
+    predict::{self, Asked},
+    record::FeedbackLine,
+    stack::Stack,
+    status,
+};
 
 /// Serves `Feedback`.
 #[derive(Clone, Debug)]
@@ -56,7 +64,11 @@ impl Service for FeedbackService {
 }
 
 impl Shared {
-    async fn observe(&self, request: v1::ObserveRequest) -> Result<v1::ObserveResponse, Status> {
+    /// One message of feedback, by whichever door; what became of it is counted here, once.
+    pub(crate) async fn observe(
+        &self,
+        request: v1::ObserveRequest,
+    ) -> Result<v1::ObserveResponse, Status> {
         let application = match self.applications.get(&request.application) {
             Ok(served) => served.wire.name.clone(),
             Err(error) => {
@@ -145,14 +157,16 @@ impl Shared {
         let application = selector.application();
         let (objective, slack) = (application.objective, application.slack);
         let deadline = admit::deadline(Instant::now(), objective, slack, None, None);
-        let request = v1::PredictRequest {
-            inputs: target.inputs,
-            context_id: target.context_id,
-            context_features: vec![0.0; application.context_features_dim],
-            ..Default::default()
-        };
-        let query = convert::query(application, request, deadline);
-        let (query, _) = query.map_err(|error| status::of_predict(&error))?;
+        let query = convert::tensors(target.inputs).and_then(|inputs| {
+            let asked = Asked {
+                inputs,
+                context_id: target.context_id,
+                context_features: vec![0.0; application.context_features_dim],
+                ..Default::default()
+            };
+            predict::query(application, asked, deadline)
+        });
+        let query = query.map_err(|error| status::of_predict(&error))?;
         let _place =
             served.admission.admit(objective).map_err(|error| status::of_predict(&error))?;
         let feedback = InputFeedback { query, row, labels: labels.clone(), feedback_id };

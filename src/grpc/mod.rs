@@ -1,8 +1,9 @@
-//! The services of `skysail.v1`.
+//! The services of the gRPC port: those of `skysail.v1`, and the Open Inference Protocol.
 
 mod admin;
 mod convert;
 mod feedback;
+mod open_inference;
 mod prediction;
 mod registry;
 mod stream;
@@ -19,6 +20,7 @@ use crate::{
 
 pub use admin::AdminService;
 pub use feedback::FeedbackService;
+pub use open_inference::OpenInferenceService;
 pub use prediction::PredictionService;
 pub use registry::RegistryService;
 
