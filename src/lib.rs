@@ -11,6 +11,7 @@
 //! - [`registrar`]: keeps a container registered with a front end
 //! - [`grpc`]: the services of `skysail.v1`
 //! - [`http`]: metrics and health over HTTP
+//! - [`page`]: the page for a browser, and what it is fed with
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
 //! - [`state`], [`record`]: the transactional file, and the decision log
@@ -36,6 +37,7 @@ pub mod evaluate;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+pub mod page;
 pub mod record;
 pub mod refresh;
 pub mod registrar;

@@ -29,6 +29,7 @@ use crate::{
     grpc::{AdminService, FeedbackService, PredictionService, RegistryService, Shared},
     http,
     metrics::Metrics,
+    page::{self, Page},
     record::DecisionLogFile,
     refresh::{self, Refreshed},
     registrations, stack,
@@ -51,6 +52,7 @@ pub struct Server {
     defaults_task: JoinHandle<()>,
     follow_task: JoinHandle<()>,
     refresh_task: Option<JoinHandle<()>>,
+    page_task: JoinHandle<()>,
     health: tonic_health::server::HealthReporter,
     models: Models,
     stores: Stores,
@@ -127,6 +129,15 @@ impl Server {
             stream_in_flight: config.stream_in_flight,
             stopping: stopping.clone(),
         };
+        let page = Page::new(page::Sources {
+            applications: applications.clone(),
+            models: models.clone(),
+            cache: cache.clone(),
+            redis_state: stores.redis.clone(),
+            metrics: metrics.clone(),
+            instance,
+        });
+        let page_task = tokio::spawn(page.clone().run());
         let face = http::Face {
             registry: Arc::new(Mutex::new(registry)),
             metrics,
@@ -135,6 +146,7 @@ impl Server {
             cache,
             redis_state: stores.redis.clone(),
             refreshed,
+            page,
             stopping: stopping.clone(),
         };
         let (grpc, grpc_task, health) = serve_grpc(&config, shared, stopping.clone()).await?;
@@ -150,6 +162,7 @@ impl Server {
             defaults_task,
             follow_task,
             refresh_task,
+            page_task,
             health,
             models,
             stores,
@@ -172,6 +185,7 @@ impl Server {
             anyhow::Ok(())
         })
         .await;
+        self.page_task.abort();
         self.trim_task.abort();
         self.defaults_task.abort();
         // Before the containers go: their registrations are to survive this.
