@@ -94,6 +94,16 @@ impl Served {
     pub fn feedback_window(&self) -> std::time::Duration {
         self.checked.feedback_window
     }
+
+    /// Its selection, if that is in place.
+    pub fn stack(&self) -> Option<Arc<Stack>> {
+        self.selector.load_full()
+    }
+
+    /// As it was checked; inputs and outputs that its models give are left out.
+    pub fn application(&self) -> &Application {
+        &self.checked
+    }
 }
 
 impl Applications {

@@ -1,4 +1,4 @@
-//! Metrics and health over HTTP.
+//! Metrics, health and the page over HTTP.
 
 use std::sync::Arc;
 
@@ -13,7 +13,13 @@ use parking_lot::Mutex;
 use prometheus_client::{encoding::text, registry::Registry};
 use tokio::sync::watch;
 
-use crate::{applications::Applications, metrics::Metrics, refresh::Refreshed, state::RedisState};
+use crate::{
+    applications::Applications,
+    metrics::Metrics,
+    page::{self, Page},
+    refresh::Refreshed,
+    state::RedisState,
+};
 
 /// What the HTTP door shows.
 #[derive(Clone, Debug)]
@@ -32,17 +38,21 @@ pub struct Face {
     pub redis_state: Option<RedisState>,
     /// How far what other front ends commit is known here.
     pub refreshed: Refreshed,
+    /// For a browser.
+    pub page: Page,
     /// True once the server is stopping: it is not ready any more.
     pub stopping: watch::Receiver<bool>,
 }
 
 /// The paths of the HTTP door.
 pub fn router(face: Face) -> Router {
+    let page = page::routes(face.page.clone());
     Router::new()
         .route("/metrics", get(metrics))
         .route("/health/live", get(|| async { "{\"live\":true}" }))
         .route("/health/ready", get(ready))
         .with_state(face)
+        .merge(page)
 }
 
 async fn ready(State(face): State<Face>) -> impl IntoResponse {

@@ -13,6 +13,7 @@
 //! - [`open_inference`]: applications as the models of the Open Inference Protocol
 //! - [`grpc`]: the services of the gRPC port
 //! - [`http`]: metrics and health over HTTP
+//! - [`page`]: the page for a browser, and what it is fed with
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
 //! - [`state`], [`record`]: the transactional file, and the decision log
@@ -38,8 +39,12 @@ pub mod evaluate;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
+<<<<<<< HEAD
 pub mod open_inference;
 mod predict;
+=======
+pub mod page;
+>>>>>>> page
 pub mod record;
 pub mod refresh;
 pub mod registrar;

@@ -24,6 +24,7 @@ use skysail_selection::{Status, query::Acknowledgement};
 use self::{cache::CacheMetrics, state::StateMetrics};
 
 mod cache;
+pub(crate) mod recent;
 mod state;
 
 /// By which door a message came.
@@ -215,6 +216,7 @@ impl Metrics {
             default: requests("DEFAULT"),
             seconds: self.request_seconds.get_or_create_owned(&labels),
             goodput: self.goodput.get_or_create_owned(&labels),
+            recent: Arc::default(),
             all: self.clone(),
         }
     }
@@ -270,6 +272,7 @@ pub struct ApplicationMetrics {
     default: [Counter; Protocol::ALL.len()],
     seconds: Histogram,
     goodput: Counter,
+    recent: Arc<recent::Recent>,
     all: Metrics,
 }
 
@@ -283,6 +286,7 @@ impl ApplicationMetrics {
         };
         counters[protocol as usize].inc();
         self.seconds.observe(took.as_secs_f64());
+        self.recent.answered(took);
         if in_time && status != Status::Default {
             self.goodput.inc();
         }
@@ -290,6 +294,7 @@ impl ApplicationMetrics {
 
     /// Counts a refusal.
     pub fn refused(&self, code: tonic::Code, reason: &'static str, protocol: Protocol) {
+        self.recent.refused();
         self.all.refused(&self.name, code, reason, protocol);
     }
 }

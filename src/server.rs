@@ -34,6 +34,7 @@ use crate::{
     http,
     metrics::Metrics,
     open_inference,
+    page::{self, Page},
     record::DecisionLogFile,
     refresh::{self, Refreshed},
     registrations, stack,
@@ -56,6 +57,7 @@ pub struct Server {
     defaults_task: JoinHandle<()>,
     follow_task: JoinHandle<()>,
     refresh_task: Option<JoinHandle<()>>,
+    page_task: JoinHandle<()>,
     health: tonic_health::server::HealthReporter,
     models: Models,
     stores: Stores,
@@ -132,6 +134,15 @@ impl Server {
             stream_in_flight: config.stream_in_flight,
             stopping: stopping.clone(),
         };
+        let page = Page::new(page::Sources {
+            applications: applications.clone(),
+            models: models.clone(),
+            cache: cache.clone(),
+            redis_state: stores.redis.clone(),
+            metrics: metrics.clone(),
+            instance,
+        });
+        let page_task = tokio::spawn(page.clone().run());
         let face = http::Face {
             registry: Arc::new(Mutex::new(registry)),
             metrics,
@@ -140,6 +151,7 @@ impl Server {
             cache,
             redis_state: stores.redis.clone(),
             refreshed,
+            page,
             stopping: stopping.clone(),
         };
         let (grpc, grpc_task, health) = serve_grpc(&config, shared, stopping.clone()).await?;
@@ -155,6 +167,7 @@ impl Server {
             defaults_task,
             follow_task,
             refresh_task,
+            page_task,
             health,
             models,
             stores,
@@ -177,6 +190,7 @@ impl Server {
             anyhow::Ok(())
         })
         .await;
+        self.page_task.abort();
         self.trim_task.abort();
         self.defaults_task.abort();
         // Before the containers go: their registrations are to survive this.

@@ -11,13 +11,15 @@
 mod applier;
 mod group;
 mod input;
+mod score;
 
 use std::{
     collections::HashSet,
     sync::{Arc, atomic::Ordering},
 };
 
-pub(crate) use self::{applier::Appliers, input::observe as observe_input};
+pub use self::score::Scored;
+pub(crate) use self::{applier::Appliers, input::observe as observe_input, score::Scores};
 use skysail_proto::PredictError;
 
 use self::applier::{Job, Settled, Told};
@@ -107,6 +109,11 @@ async fn apply(
     };
     let slot = shared.states.slot(&record.context);
     let tally = learn(shared, &slot, &record, &told, None).await?;
+    for (row, label) in rows.iter().filter(|(row, _)| tally.applied.contains(row)) {
+        if let Some(loss) = score::loss(&shared.combiner, &record, value, *row, *label) {
+            shared.scores.add(loss);
+        }
+    }
     Ok(tally.acknowledge(shared, &record, told.len(), current))
 }
 

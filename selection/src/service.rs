@@ -40,7 +40,7 @@ use crate::{
     Application, DecisionId, DecisionLog, DecisionRecord, Feedback, InputFeedback, ModelDirectory,
     Prediction, Query, SelectionStore,
     combine::Combiner,
-    observe::{Appliers, ObserveError},
+    observe::{Appliers, ObserveError, Scored, Scores},
     policy::PolicyError,
     query::Acknowledgement,
     store::{BoxFuture, StoreError},
@@ -69,6 +69,7 @@ pub(crate) struct Shared {
     pub(crate) appliers: Appliers,
     /// Losses above the cap.
     pub(crate) clipped: AtomicU64,
+    pub(crate) scores: Scores,
     directory: Arc<dyn ModelDirectory>,
     plan: Plan,
     availability: Availability,
@@ -115,6 +116,7 @@ impl<M> Selector<M> {
             combiner: Combiner::new(Arc::clone(&application)),
             appliers: Appliers::default(),
             clipped: AtomicU64::new(0),
+            scores: Scores::default(),
             application,
             learner,
             states,
@@ -138,6 +140,11 @@ impl<M> Selector<M> {
     /// How many losses were above `loss_cap` and cut there.
     pub fn clipped_losses(&self) -> u64 {
         self.shared.clipped.load(Ordering::Relaxed)
+    }
+
+    /// What feedback said of the answers that were given, since this was opened.
+    pub fn scored(&self) -> Scored {
+        self.shared.scores.read()
     }
 
     /// Applies feedback; see [`observe`](crate::observe).
@@ -177,6 +184,12 @@ impl<M> Selector<M> {
     /// The state cannot be loaded.
     pub async fn selection(&self, context: &str) -> Result<SelectionView, StoreError> {
         self.shared.view(context).await
+    }
+
+    /// As [`selection`](Self::selection) of the application, from memory and without the store:
+    /// what another front end committed lately may be missing.
+    pub fn selection_in_memory(&self) -> SelectionView {
+        self.shared.view_in_memory()
     }
 
     /// Forgets what was learned for one context, or for the application and all its contexts

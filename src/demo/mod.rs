@@ -51,6 +51,9 @@ pub struct Args {
     /// Where the curve is written.
     #[arg(long, value_name = "FILE.svg", default_value = "skysail-demo.svg")]
     svg: PathBuf,
+    /// Leave the server up afterwards, until Ctrl-C, so that its page can be looked at.
+    #[arg(long)]
+    keep: bool,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -85,12 +88,18 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         server.http,
         images.len()
     );
+    say!("its page is at http://{}/", server.http);
     let plan = drive::Plan::new(&args);
     say!("{plan}");
     let tally = drive::run(&server, &images, &plan).await?;
     let alone = alone::ask(&server, &images, tally.images()).await?;
     let counted = process::replies_counted(&server).await?;
-    server.stop().await?;
+    let kept = if args.keep {
+        Some(server)
+    } else {
+        server.stop().await?;
+        None
+    };
     let held = report::close(&tally, &alone, &plan, &images, counted);
     chart::write(&args.svg, &tally, &alone, &plan, &images)
         .with_context(|| format!("cannot write {}", args.svg.display()))?;
@@ -99,6 +108,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         args.svg.display(),
         started.elapsed().as_secs_f64()
     );
+    if let Some(server) = kept {
+        say!("the server stays up for its page, http://{}/; Ctrl-C ends it", server.http);
+        tokio::signal::ctrl_c().await.context("cannot listen for Ctrl-C")?;
+        server.stop().await?;
+    }
     anyhow::ensure!(held, "Skysail fell short of what the table above promises");
     Ok(())
 }

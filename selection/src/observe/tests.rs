@@ -109,6 +109,44 @@ async fn each_row_counts_once_and_the_first_one_wins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn answers_are_scored_by_the_feedback_that_was_applied() {
+    let fixture = Fixture::new("exp3", 2);
+    let selector = fixture.open().await;
+    let scored = || (selector.scored().rows, selector.scored().loss);
+    let decision = decide(&selector, 3, "").await;
+    let given: Vec<i64> = fixture.log.records()[0]
+        .answer
+        .iter()
+        .map(|row| match row.label {
+            Some(Label::Int(label)) => label,
+            _ => panic!("no answer"),
+        })
+        .collect();
+    selector.observe(row(decision, 1, given[1])).await.unwrap();
+    assert_eq!(scored(), (1, 0.0));
+    // A second word about a row counts no more than it teaches.
+    let truth: Vec<_> = given.iter().map(|label| label + 1).collect();
+    selector.observe(label(decision, &truth)).await.unwrap();
+    assert_eq!(scored(), (3, 2.0));
+    selector.observe(label(decision, &truth)).await.unwrap();
+    assert_eq!(scored(), (3, 2.0));
+    let decision = decide(&selector, 1, "").await;
+    selector.observe(reward(decision, 0.25)).await.unwrap();
+    assert_eq!(scored(), (4, 2.75));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_memory_is_what_the_store_has() {
+    let fixture = Fixture::new("hedge", 2);
+    let selector = fixture.open().await;
+    let decision = decide(&selector, 2, "").await;
+    selector.observe(label(decision, &[0, 0])).await.unwrap();
+    let stored = selector.selection("").await.unwrap();
+    assert_eq!(stored.state_version, 1);
+    assert_eq!(selector.selection_in_memory(), stored);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_wrong_is_told_in_order() {
     let fixture = Fixture::new("hedge", 2);
     let selector = fixture.open().await;

@@ -63,24 +63,34 @@ impl Shared {
             None => Arc::new(self.states.new_slot(&context.into())),
         };
         let snapshot = self.reload(&slot).await?;
-        let drawn_from = self.states.current(&slot);
+        Ok(self.view_of(&slot, &snapshot))
+    }
+
+    /// Of the application's state in memory.
+    pub(super) fn view_in_memory(&self) -> SelectionView {
+        let own = self.states.own();
+        self.view_of(own, &self.states.current(own))
+    }
+
+    fn view_of(&self, slot: &Slot, snapshot: &Snapshot) -> SelectionView {
+        let drawn_from = self.states.current(slot);
         let known = drawn_from.known();
         let own =
-            self.arms(&self.learner.policy, &known.own, |learned| Some(&learned.own), &snapshot);
+            self.arms(&self.learner.policy, &known.own, |learned| Some(&learned.own), snapshot);
         let shadow = self.learner.shadow.as_ref().map(|policy| {
             let nothing = State::default();
             let drawn_from = known.shadow.as_ref().unwrap_or(&nothing);
             ShadowView {
                 policy: policy.name().into(),
-                arms: self.arms(policy, drawn_from, |learned| learned.shadow.as_ref(), &snapshot),
+                arms: self.arms(policy, drawn_from, |learned| learned.shadow.as_ref(), snapshot),
             }
         });
-        Ok(SelectionView {
+        SelectionView {
             policy: Arc::clone(&self.application.policy_name),
             state_version: snapshot.version.number,
             arms: own,
             shadow,
-        })
+        }
     }
 
     /// Weights of what is drawn from, and what was observed for this very context.
