@@ -39,12 +39,9 @@ pub mod evaluate;
 pub mod grpc;
 pub mod http;
 pub mod metrics;
-<<<<<<< HEAD
 pub mod open_inference;
-mod predict;
-=======
 pub mod page;
->>>>>>> page
+mod predict;
 pub mod record;
 pub mod refresh;
 pub mod registrar;
