@@ -42,20 +42,22 @@ where
         Poll::Ready(())
     })
     .await;
+    if calls.iter().all(Option::is_none) {
+        // Kept answers: what follows would be made for nothing.
+        return replies;
+    }
     let number = |(place, call): (usize, Option<_>)| {
         let call = call?;
         Some(async move { (place, call.await) })
     };
     let mut late: FuturesUnordered<_> = calls.into_iter().enumerate().filter_map(number).collect();
-    if !late.is_empty() {
-        let all = async {
-            while let Some((place, reply)) = late.next().await {
-                replies[place] = Some(reply);
-            }
-        };
-        // Who is not in by then stays `None`, and the call is dropped with `late`.
-        let wake = deadline.checked_sub(TICK).unwrap_or(deadline);
-        let _ = tokio::time::timeout_at(wake.into(), all).await;
-    }
+    let all = async {
+        while let Some((place, reply)) = late.next().await {
+            replies[place] = Some(reply);
+        }
+    };
+    // Who is not in by then stays `None`, and the call is dropped with `late`.
+    let wake = deadline.checked_sub(TICK).unwrap_or(deadline);
+    let _ = tokio::time::timeout_at(wake.into(), all).await;
     replies
 }
