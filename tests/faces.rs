@@ -14,12 +14,20 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
+const SERVICES: [&str; 5] = [
+    "skysail.v1.Prediction",
+    "skysail.v1.Feedback",
+    "skysail.v1.Admin",
+    "skysail.v1.Registry",
+    "inference.GRPCInferenceService",
+];
+
 #[tokio::test]
 async fn health_and_reflection_tell_what_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(ROOT, folder.path()).await;
     let mut health = HealthClient::new(server.channel.clone());
-    for service in ["", "skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin"] {
+    for service in [""].into_iter().chain(SERVICES) {
         let check = HealthCheckRequest { service: service.into() };
         let status = health.check(check).await.unwrap().into_inner().status();
         assert_eq!(status.as_str_name(), "SERVING", "{service}");
@@ -36,7 +44,7 @@ async fn health_and_reflection_tell_what_is_served() {
         panic!("no list of services: {answer:?}");
     };
     let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    for service in ["skysail.v1.Prediction", "skysail.v1.Feedback", "skysail.v1.Admin"] {
+    for service in SERVICES {
         assert!(names.iter().any(|name| name == service), "{service}: {names:?}");
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The two representations exclude each other in one message. FP16 and BF16 exist only as raw.
 
+use std::mem;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
@@ -125,38 +127,51 @@ fn checked(name: &str, datatype: &str) -> Result<DataType, TensorError> {
     DataType::parse(name, datatype)
 }
 
-/// Typed contents as bytes. Numbers that do not fit a small datatype are refused, not cut.
+/// Typed contents as bytes. Numbers that do not fit a small datatype are refused, not cut, and so is
+/// a list that another datatype has.
 fn untyped(
     name: &str,
     datatype: DataType,
-    contents: InferTensorContents,
+    mut contents: InferTensorContents,
 ) -> Result<Bytes, TensorError> {
     let mut data = BytesMut::new();
     let outside = |value: &dyn std::fmt::Display| {
         TensorError::Contents(format!("tensor '{name}': {value} does not fit {datatype}"))
     };
     macro_rules! narrow {
-        ($values:expr, $type:ty) => {
-            for value in $values {
+        ($list:ident, $type:ty) => {
+            for value in mem::take(&mut contents.$list) {
                 let value = <$type>::try_from(value).map_err(|_| outside(&value))?;
                 data.put_slice(&value.to_le_bytes());
             }
         };
     }
+    macro_rules! whole {
+        ($list:ident) => {
+            for value in mem::take(&mut contents.$list) {
+                data.put_slice(&value.to_le_bytes());
+            }
+        };
+    }
     match datatype {
-        DataType::Bool => data.extend(contents.bool_contents.into_iter().map(u8::from)),
-        DataType::Int8 => narrow!(contents.int_contents, i8),
-        DataType::Int16 => narrow!(contents.int_contents, i16),
-        DataType::Int32 => contents.int_contents.iter().for_each(|v| data.put_i32_le(*v)),
-        DataType::Int64 => contents.int64_contents.iter().for_each(|v| data.put_i64_le(*v)),
-        DataType::Uint8 => narrow!(contents.uint_contents, u8),
-        DataType::Uint16 => narrow!(contents.uint_contents, u16),
-        DataType::Uint32 => contents.uint_contents.iter().for_each(|v| data.put_u32_le(*v)),
-        DataType::Uint64 => contents.uint64_contents.iter().for_each(|v| data.put_u64_le(*v)),
-        DataType::Fp32 => contents.fp32_contents.iter().for_each(|v| data.put_f32_le(*v)),
-        DataType::Fp64 => contents.fp64_contents.iter().for_each(|v| data.put_f64_le(*v)),
+        DataType::Bool => {
+            data.extend(mem::take(&mut contents.bool_contents).iter().map(|v| u8::from(*v)))
+        }
+        DataType::Int8 => narrow!(int_contents, i8),
+        DataType::Int16 => narrow!(int_contents, i16),
+        DataType::Int32 => whole!(int_contents),
+        DataType::Int64 => whole!(int64_contents),
+        DataType::Uint8 => narrow!(uint_contents, u8),
+        DataType::Uint16 => narrow!(uint_contents, u16),
+        DataType::Uint32 => whole!(uint_contents),
+        DataType::Uint64 => whole!(uint64_contents),
+        DataType::Fp32 => whole!(fp32_contents),
+        DataType::Fp64 => whole!(fp64_contents),
         DataType::Bytes => {
-            return Ok(Tensor::from_strings(name, &contents.bytes_contents).data().clone());
+            for element in mem::take(&mut contents.bytes_contents) {
+                data.put_u32_le(u32::try_from(element.len()).unwrap_or(u32::MAX));
+                data.put_slice(&element);
+            }
         }
         DataType::Fp16 | DataType::Bf16 => {
             return Err(TensorError::Contents(format!(
@@ -164,7 +179,29 @@ fn untyped(
             )));
         }
     }
-    Ok(data.freeze())
+    if contents == InferTensorContents::default() {
+        Ok(data.freeze())
+    } else {
+        Err(TensorError::Contents(format!(
+            "tensor '{name}': it has contents of another datatype than {datatype}; expected {} alone",
+            list(datatype)
+        )))
+    }
+}
+
+/// The list that holds typed elements of a datatype.
+fn list(datatype: DataType) -> &'static str {
+    match datatype {
+        DataType::Bool => "bool_contents",
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => "int_contents",
+        DataType::Int64 => "int64_contents",
+        DataType::Uint8 | DataType::Uint16 | DataType::Uint32 => "uint_contents",
+        DataType::Uint64 => "uint64_contents",
+        DataType::Fp32 => "fp32_contents",
+        DataType::Fp64 => "fp64_contents",
+        DataType::Bytes => "bytes_contents",
+        DataType::Fp16 | DataType::Bf16 => "raw contents",
+    }
 }
 
 fn typed(tensor: &Tensor) -> InferTensorContents {

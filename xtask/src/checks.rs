@@ -23,7 +23,7 @@ const CHECKS: [Check; 10] = [
     ("documentation tests", |workspace| cargo(workspace, "test --workspace --doc")),
     ("documentation", documentation),
     ("Python client", python_client),
-    ("containers by foreign clients", foreign_clients),
+    ("foreign clients", foreign_clients),
     ("Python containers", python_containers),
 ];
 
@@ -101,15 +101,18 @@ fn python_client(workspace: &Workspace) -> Result<()> {
     )
 }
 
-/// `skysail container` through clients that we did not write.
+/// `skysail container` and `skysail serve` through clients that we did not write.
 fn foreign_clients(workspace: &Workspace) -> Result<()> {
-    attached(
-        python(workspace, &[])?
-            .arg("tests/python/container.py")
-            .arg("--binary")
-            .arg(workspace.target.join("debug/skysail"))
-            .args(["--model", "tests/models/root.onnx"]),
-    )
+    for script in ["tests/python/container.py", "tests/python/open_inference_grpc.py"] {
+        attached(
+            python(workspace, &[])?
+                .arg(script)
+                .arg("--binary")
+                .arg(workspace.target.join("debug/skysail"))
+                .args(["--model", "tests/models/root.onnx"]),
+        )?;
+    }
+    Ok(())
 }
 
 /// The package in `containers/python`, by its own tests.

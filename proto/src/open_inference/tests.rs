@@ -77,3 +77,11 @@ fn wrong_contents_are_refused_with_what_was_expected() {
     let read = inputs(request(Some(InferTensorContents::default()), &[&[1, 2]])).unwrap();
     assert_eq!(read.1, Contents::Raw);
 }
+
+#[test]
+fn contents_of_another_datatype_are_refused() {
+    let mut contents = uints(&[1, 2, 3]).unwrap();
+    contents.fp32_contents = vec![1.0];
+    let error = inputs(request(Some(contents), &[])).unwrap_err().to_string();
+    assert!(error.contains("another datatype") && error.contains("uint_contents alone"), "{error}");
+}
