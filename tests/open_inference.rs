@@ -82,6 +82,14 @@ max_in_flight = 1
 links = [{ model = "slow" }]
 
 [[application]]
+name = "gone"
+objective = "10s"
+task = "opaque"
+inputs = [{ name = "x", datatype = "FP32", shape = [-1, 2] }]
+outputs = [{ name = "y", datatype = "FP32", shape = [-1, 2] }]
+links = [{ model = "nobody" }]
+
+[[application]]
 name = "pending"
 objective = "10s"
 task = "opaque"
@@ -192,6 +200,12 @@ const CASES: &[(&str, Break, Code, &[&str])] = &[
         |r| r.model_name = "pending".into(),
         Code::FailedPrecondition,
         &["nobody", "register"],
+    ),
+    (
+        "no live replica and no default",
+        |r| r.model_name = "gone".into(),
+        Code::Unavailable,
+        &["nobody", "no live replica"],
     ),
     (
         "typed beside raw",
@@ -423,6 +437,7 @@ async fn wrong_requests_are_refused_with_code_and_message_and_counted_once() {
     assert_eq!(replies(&server, "unknown", "NOT_FOUND").await, 2.0);
     assert_eq!(replies(&server, "app", "NOT_FOUND").await, 1.0);
     assert_eq!(replies(&server, "pending", "FAILED_PRECONDITION").await, 1.0);
+    assert_eq!(replies(&server, "gone", "UNAVAILABLE").await, 1.0);
     assert_eq!(server.metric("skysail_requests_total{").await, CASES.len() as f64 + 1.0);
     // What the protocol counts is what was replied.
     let stats = statistics(&server, "app").await.inference_stats.unwrap();
