@@ -1,5 +1,7 @@
 //! Metrics, health and the page over HTTP.
 
+mod rest;
+
 use std::sync::Arc;
 
 use axum::{
