@@ -12,6 +12,8 @@ use super::{Invalid, json};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     status: StatusCode,
+    /// What metrics call it.
+    code: Code,
     message: String,
     /// When it may be sent again, in seconds.
     retry_after: Option<u64>,
@@ -19,7 +21,16 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None }
+        let code = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => Code::OutOfRange,
+            StatusCode::NOT_FOUND => Code::NotFound,
+            _ => Code::InvalidArgument,
+        };
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    pub(super) fn code(&self) -> Code {
+        self.code
     }
 }
 
@@ -48,6 +59,7 @@ impl From<Status> for Refusal {
         let milliseconds = milliseconds.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         Self {
             status,
+            code: refused.code(),
             message: refused.message().to_owned(),
             // HTTP counts whole seconds, and 0 would say: at once.
             retry_after: milliseconds.map(|milliseconds| milliseconds.div_ceil(1000).max(1)),

@@ -13,6 +13,7 @@ use skysail_proto::{
 
 use super::{
     Invalid, elements,
+    object::Object,
     parameters::{self, BINARY_DATA, BINARY_DATA_OUTPUT, BINARY_DATA_SIZE, Parameters},
 };
 
@@ -34,20 +35,18 @@ impl Form {
 }
 
 #[derive(Deserialize)]
-#[serde(expecting = "an inference request, which is a JSON object")]
 struct Body<'a> {
     #[serde(default)]
     id: Option<String>,
     #[serde(default, deserialize_with = "parameters::read")]
     parameters: Parameters,
     #[serde(borrow)]
-    inputs: Vec<Input<'a>>,
+    inputs: Vec<Object<Input<'a>>>,
     #[serde(default)]
-    outputs: Option<Vec<Output>>,
+    outputs: Option<Vec<Object<Output>>>,
 }
 
 #[derive(Deserialize)]
-#[serde(expecting = "an input, which is a JSON object")]
 struct Input<'a> {
     name: String,
     datatype: String,
@@ -60,7 +59,6 @@ struct Input<'a> {
 }
 
 #[derive(Deserialize)]
-#[serde(expecting = "an output, which is a JSON object")]
 struct Output {
     name: String,
     #[serde(default, deserialize_with = "parameters::read")]
@@ -85,7 +83,7 @@ pub(super) fn read(
     }
     let mut binary = body.slice(length..);
     let text = body.get(..length).unwrap_or_default();
-    let mut body: Body<'_> = serde_json::from_slice(text)
+    let Object(mut body) = serde_json::from_slice::<Object<Body<'_>>>(text)
         .map_err(|error| Invalid(format!("the inference request: {error}")))?;
     let mut form = Form {
         binary: parameters::take_bool(&mut body.parameters, BINARY_DATA_OUTPUT)?.unwrap_or(false),
@@ -99,7 +97,7 @@ pub(super) fn read(
         raw_input_contents: Vec::with_capacity(body.inputs.len()),
         ..Default::default()
     };
-    for input in body.inputs {
+    for Object(input) in body.inputs {
         let (tensor, data) = self::input(input, &mut binary, json.is_some())?;
         request.inputs.push(tensor);
         request.raw_input_contents.push(data);
@@ -110,7 +108,7 @@ pub(super) fn read(
             binary.len()
         )));
     }
-    for mut output in body.outputs.unwrap_or_default() {
+    for Object(mut output) in body.outputs.unwrap_or_default() {
         refuse_extensions("output", &output.name, &output.parameters)?;
         if let Some(binary) = parameters::take_bool(&mut output.parameters, BINARY_DATA)? {
             form.outputs.push((output.name.clone(), binary));

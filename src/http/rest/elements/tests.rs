@@ -214,7 +214,8 @@ proptest! {
 
 /// Valid JSON with lists in it.
 fn json() -> impl Strategy<Value = String> {
-    let leaf = prop::sample::select(vec!["1", "-2.5", "\"a\"", " null", "true ", "{\"a\": [1, 2]}"]);
+    let leaf =
+        prop::sample::select(vec!["1", "-2.5", "\"a\"", " null", "true ", "{\"a\": [1, 2]}"]);
     leaf.prop_map(str::to_owned).prop_recursive(4, 32, 3, |inner| {
         let members = prop::collection::vec(inner, 0..3);
         members.prop_map(|members| format!("[{}]", members.join(" , ")))
