@@ -191,7 +191,12 @@ impl From<Tensor> for v1::Tensor {
 impl From<InputTarget> for v1::InputTarget {
     fn from(target: InputTarget) -> Self {
         Self {
-            inputs: target.inputs.unwrap_or_default().into_iter().map(|Object(tensor)| tensor.into()).collect(),
+            inputs: target
+                .inputs
+                .unwrap_or_default()
+                .into_iter()
+                .map(|Object(tensor)| tensor.into())
+                .collect(),
             context_id: target.context_id.unwrap_or_default(),
         }
     }
