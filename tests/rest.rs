@@ -444,3 +444,85 @@ async fn rest_and_grpc_answer_alike() {
         serde_json::from_value(rest.json()["outputs"][0]["data"].take()).unwrap();
     assert_eq!(labels, common::labels(grpc.get_ref()));
 }
+
+#[tokio::test]
+async fn tritonclient_works_and_counts_as_the_metrics_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(&folder).await;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let packages = root.join("target/setup/python");
+    assert!(
+        packages.join("installed").exists(),
+        "tritonclient is missing; run `cargo xtask setup`"
+    );
+    let output = tokio::process::Command::new("python3")
+        .arg(root.join("tests/python/open_inference_http.py"))
+        .args(["--server", &server.http])
+        .env("PYTHONPATH", packages)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let answered =
+        r#"skysail_requests_total{application="app",status="ANSWERED",protocol="oip_rest""#;
+    assert_eq!(server.metric(answered).await, said.trim().parse::<f64>().unwrap());
+    let all = server.metric("skysail_requests_total").await;
+    assert_eq!(all, server.metric(answered).await + 5.0);
+}
+
+/// What `curl` prints: the body, and behind it the status.
+async fn curl(server: &Server, path: &str, arguments: &[&str]) -> (Vec<u8>, String) {
+    let output = tokio::process::Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "30", "--write-out", "\\n%{http_code}"])
+        .args(arguments)
+        .arg(format!("http://{}{path}", server.http))
+        .output()
+        .await
+        .expect("curl is needed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let at = output.stdout.iter().rposition(|byte| *byte == b'\n').unwrap();
+    let (body, status) = output.stdout.split_at(at);
+    (body.to_vec(), String::from_utf8_lossy(&status[1..]).into_owned())
+}
+
+#[tokio::test]
+async fn curl_is_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = format!("[server]\nmax_message_bytes = 1000000\n{ROOT}");
+    let server = Server::start(&config, folder.path()).await;
+    let json = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap();
+    let (body, status) = curl(&server, "/v2/models/app", &[]).await;
+    assert_eq!((json(&body)["name"].take(), status.as_str()), (json!("app"), "200"));
+    let (body, status) = curl(&server, "/v2/repository/index", &["-X", "POST"]).await;
+    assert_eq!((json(&body)[0]["name"].take(), status.as_str()), (json!("app"), "200"));
+    let (body, status) = curl(&server, "/v2/models/app/infer", &["--data", ROW]).await;
+    assert_eq!(status, "200");
+    assert_eq!(json(&body)["outputs"][0]["data"], json!([1]));
+    let compressed = ["--compressed", "--data", ROW];
+    let (again, _) = curl(&server, "/v2/models/app/infer", &compressed).await;
+    assert_eq!(json(&again)["outputs"], json(&body)["outputs"]);
+
+    // A raw tensor from a file.
+    let file = folder.path().join("x.bin");
+    std::fs::write(&file, common::fp32(&[1.0, 4.0, 9.0, 4.0])).unwrap();
+    let data = format!("@{}", file.display());
+    let raw = ["-H", "Inference-Header-Content-Length: 0", "--data-binary", &data];
+    let (body, _) = curl(&server, "/v2/models/app/infer", &raw).await;
+    assert_eq!(json(&body)["outputs"][0]["data"], json!([1, 0]));
+
+    let (body, status) = curl(&server, "/v2/models/nobody/infer", &["--data", ROW]).await;
+    assert_eq!(status, "404");
+    assert!(json(&body)["error"].as_str().unwrap().contains("'nobody'"));
+    let (body, status) = curl(&server, "/v2/models/app/infer", &[]).await;
+    assert_eq!(status, "405");
+    assert!(json(&body)["error"].as_str().unwrap().contains("does not take GET"));
+    // The refusal is seen although the client sends for a while yet.
+    std::fs::write(&file, vec![b' '; 1_900_000]).unwrap();
+    for more in ["Expect: 100-continue", "Expect:"] {
+        let large = ["-H", more, "--data-binary", &data];
+        let (body, status) = curl(&server, "/v2/models/app/infer", &large).await;
+        assert_eq!(status, "413");
+        assert!(json(&body)["error"].as_str().unwrap().contains("1900000 bytes"));
+    }
+}
