@@ -1,4 +1,6 @@
-//! Metrics, health and the page over HTTP.
+//! The HTTP port: the Open Inference Protocol over REST, metrics, health and the page.
+
+pub mod rest;
 
 use std::sync::Arc;
 
@@ -42,17 +44,23 @@ pub struct Face {
     pub page: Page,
     /// True once the server is stopping: it is not ready any more.
     pub stopping: watch::Receiver<bool>,
+    /// The Open Inference Protocol.
+    pub rest: rest::Rest,
 }
 
 /// The paths of the HTTP door.
 pub fn router(face: Face) -> Router {
     let page = page::routes(face.page.clone());
+    let rest = rest::router(face.rest.clone());
     Router::new()
         .route("/metrics", get(metrics))
         .route("/health/live", get(|| async { "{\"live\":true}" }))
         .route("/health/ready", get(ready))
         .with_state(face)
         .merge(page)
+        .merge(rest)
+        .fallback(rest::unknown_path)
+        .method_not_allowed_fallback(rest::unknown_method)
 }
 
 async fn ready(State(face): State<Face>) -> impl IntoResponse {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use axum::serve::ListenerExt;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use skysail_cache::{CacheLayer, RedisOptions, TieredCache};
@@ -153,6 +154,10 @@ impl Server {
             refreshed,
             page,
             stopping: stopping.clone(),
+            rest: http::rest::Rest {
+                face: open_inference::Face(shared.clone()),
+                max_message_bytes: config.max_message_bytes,
+            },
         };
         let (grpc, grpc_task, health) = serve_grpc(&config, shared, stopping.clone()).await?;
         let (http, http_task) = serve_http(&config, face, stopping).await?;
@@ -293,6 +298,10 @@ async fn serve_http(
 ) -> anyhow::Result<(SocketAddr, JoinHandle<std::io::Result<()>>)> {
     let listener = listen(&config.http, "--http").await?;
     let address = listener.local_addr()?;
+    let listener = listener.tap_io(|stream| {
+        // As for gRPC: answers are small and somebody waits for each.
+        let _ = stream.set_nodelay(true);
+    });
     let serve =
         axum::serve(listener, http::router(face)).with_graceful_shutdown(until_stopped(stopping));
     Ok((address, tokio::spawn(serve.into_future())))
