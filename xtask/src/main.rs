@@ -5,7 +5,7 @@
 //! # Layout
 //!
 //! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`], [`redis`],
-//!   [`open_bandit`] and [`python`] each look after one thing, [`apt`] and [`command`] are what they share
+//!   [`chromium`], [`open_bandit`] and [`python`] each look after one thing, [`apt`] and [`command`] are what they share
 //! - [`checks`]: the list of checks that `cargo xtask test` runs
 //! - [`sizes`]: the size check, one of them
 //!
@@ -18,6 +18,7 @@
 
 mod apt;
 mod checks;
+mod chromium;
 mod command;
 mod fashion_mnist;
 mod onnxruntime;
@@ -40,7 +41,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup [--all]  fetch what is missing: ONNX Runtime, Fashion-MNIST; for the tests Redis, Python packages, logs;
-                 --all: MLServer and KServe's SDK, too
+                 --all: MLServer, KServe's SDK and Chromium, too
   demo [ARG]...  set up what the demo needs, build skysail and run `skysail demo ARG...`
   test [--all]   set up everything, then run every check and test; --all: what is slow or large, too
   check-sizes    only the check of file sizes

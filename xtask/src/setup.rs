@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::python::{CLIENTS, KSERVE, MLSERVER};
 use crate::workspace::Workspace;
-use crate::{fashion_mnist, onnxruntime, open_bandit, python, redis};
+use crate::{chromium, fashion_mnist, onnxruntime, open_bandit, python, redis};
 
 /// How much to set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +44,7 @@ pub(crate) fn run(workspace: &Workspace, parts: Parts) -> Result<()> {
         timed("Python packages", || python::ensure(&CLIENTS, &workspace.root, &folder))?;
     }
     if parts == Parts::All {
+        timed("Chromium", || chromium::ensure(&folder))?;
         timed("MLServer", || python::ensure(&MLSERVER, &workspace.root, &folder))?;
         timed("KServe's SDK", || python::ensure(&KSERVE, &workspace.root, &folder))?;
     }
