@@ -83,7 +83,8 @@ async fn the_page_follows_what_goes_on() {
     browser.until(replies, "replies are counted", |text| text.contains("40 ANSWERED")).await;
     teach(&server, 40, 60).await;
     browser.until(replies, "they are counted on", |text| text.contains("100 ANSWERED")).await;
-    let more = |text: &str| text.parse::<f64>() > before.parse();
+    let before: f64 = before.parse().unwrap();
+    let more = |text: &str| text.parse::<f64>().is_ok_and(|weight| weight > before);
     let after = browser.until(&weight, "the weight moves on", more).await;
     assert_eq!(browser.text(&cell("arms", 1, 1)).await, "right");
     // The curve says the same to those who do not see it, and is there for those who do.
