@@ -287,9 +287,11 @@ impl Applications {
     async fn serve(&self, wire: v1::Application, origin: Origin) -> Result<(), PredictError> {
         let checked = self.check(&wire)?;
         let name = Arc::clone(&checked.name);
+        // Counted on, whatever it is now.
+        let counted = self.inner.served.load().get(&name).map(|served| served.metrics.clone());
         let served = Arc::new(Served {
             admission: Admission::new(wire.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT)),
-            metrics: self.inner.parts.metrics.application(&name),
+            metrics: counted.unwrap_or_else(|| self.inner.parts.metrics.application(&name)),
             statistics: Statistics::default(),
             wire,
             origin,

@@ -16,6 +16,7 @@
 //! - [`page`]: the page for a browser, and what it is fed with
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
+//! - [`recent`]: what is counted for the page
 //! - [`state`], [`record`]: the transactional file, and the decision log
 //! - [`registrations`]: containers that registered, between the wire, the models and the file
 //! - [`server`]: starts and ends all of it
@@ -42,6 +43,7 @@ pub mod metrics;
 pub mod open_inference;
 pub mod page;
 mod predict;
+pub mod recent;
 pub mod record;
 pub mod refresh;
 pub mod registrar;

@@ -22,9 +22,9 @@ use skysail_containers::{BatchObserver, BatchReport, DropReason};
 use skysail_selection::{Status, query::Acknowledgement};
 
 use self::{cache::CacheMetrics, state::StateMetrics};
+use crate::recent::Recent;
 
 mod cache;
-pub(crate) mod recent;
 mod state;
 
 /// By which door a message came.
@@ -272,7 +272,7 @@ pub struct ApplicationMetrics {
     default: [Counter; Protocol::ALL.len()],
     seconds: Histogram,
     goodput: Counter,
-    recent: Arc<recent::Recent>,
+    recent: Arc<Recent>,
     all: Metrics,
 }
 
@@ -286,7 +286,7 @@ impl ApplicationMetrics {
         };
         counters[protocol as usize].inc();
         self.seconds.observe(took.as_secs_f64());
-        self.recent.answered(took);
+        self.recent.answered(status, took, in_time);
         if in_time && status != Status::Default {
             self.goodput.inc();
         }
@@ -294,8 +294,19 @@ impl ApplicationMetrics {
 
     /// Counts a refusal.
     pub fn refused(&self, code: tonic::Code, reason: &'static str, protocol: Protocol) {
-        self.recent.refused();
+        self.recent.refused(code);
         self.all.refused(&self.name, code, reason, protocol);
+    }
+
+    /// Counts one feedback message.
+    pub fn feedback(&self, outcome: &'static str) {
+        self.recent.feedback(outcome);
+        self.all.feedback(&self.name, outcome);
+    }
+
+    /// What is counted for the page.
+    pub fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 }
 

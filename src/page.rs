@@ -30,7 +30,7 @@ use skysail_cache::CacheLayer;
 use skysail_containers::Models;
 
 use self::{history::History, watch::Watch};
-use crate::{applications::Applications, metrics::Metrics, state::RedisState};
+use crate::{applications::Applications, state::RedisState};
 
 pub(crate) use routes::routes;
 
@@ -45,8 +45,6 @@ pub struct Sources {
     pub cache: CacheLayer,
     /// Whether selection state can be reached.
     pub redis_state: Option<RedisState>,
-    /// Counters by application.
-    pub metrics: Metrics,
     /// Tells this front end from another.
     pub instance: [u8; 3],
 }

@@ -107,7 +107,6 @@ impl Server {
             applications.clone(),
             state.clone(),
             Arc::clone(&log),
-            metrics.clone(),
             Arc::clone(&progress),
             stores.defaults_until(),
         ));
@@ -140,7 +139,6 @@ impl Server {
             models: models.clone(),
             cache: cache.clone(),
             redis_state: stores.redis.clone(),
-            metrics: metrics.clone(),
             instance,
         });
         let page_task = tokio::spawn(page.clone().run());

@@ -69,8 +69,8 @@ impl Shared {
         &self,
         request: v1::ObserveRequest,
     ) -> Result<v1::ObserveResponse, Status> {
-        let application = match self.applications.get(&request.application) {
-            Ok(served) => served.wire.name.clone(),
+        let metrics = match self.applications.get(&request.application) {
+            Ok(served) => served.metrics.clone(),
             Err(error) => {
                 self.metrics.feedback("unknown", "REFUSED");
                 return Err(status::of_predict(&error));
@@ -78,7 +78,7 @@ impl Shared {
         };
         let result = self.apply(request).await;
         let outcome = result.as_ref().map_or("REFUSED", |(_, outcome)| *outcome);
-        self.metrics.feedback(&application, outcome);
+        metrics.feedback(outcome);
         result.map(|(response, _)| response)
     }
 

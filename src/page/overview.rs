@@ -327,7 +327,7 @@ impl ApplicationRow {
 
 impl ApplicationDetail {
     fn new(page: &Inner, kept: &Kept, served: &Served, containers: &[ContainerInfo]) -> Self {
-        let (application, metrics) = (served.application(), &page.sources.metrics);
+        let (application, recent) = (served.application(), served.metrics.recent());
         let stack = served.stack();
         let (arms, shadow_arms) = match &stack {
             Some(stack) => {
@@ -367,9 +367,9 @@ impl ApplicationDetail {
                 None => application.arms.iter().map(unknown).collect(),
             },
             shadow_arms: shadow_arms.into_iter().map(row).collect(),
-            replies: metrics.replies_by_status(&application.name),
-            in_time: served.metrics.replies().in_time,
-            feedback: metrics.feedback_by_outcome(&application.name),
+            replies: recent.replies_by_status(),
+            in_time: recent.replies().in_time,
+            feedback: recent.feedback_by_outcome(),
         }
     }
 }

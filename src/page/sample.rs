@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     applications::Served,
-    metrics::recent::{Counted, Recent, Replies, percentiles_ms},
+    recent::{Counted, Recent, Replies, percentiles_ms},
 };
 
 /// Looks at the containers in a second: a batch limit moves faster than that.
@@ -40,14 +40,16 @@ struct Before {
     /// By arm: rows that scored it, and the sum of its losses.
     arms: Vec<(u64, f64)>,
     recent: Option<Arc<Recent>>,
-    buckets: Vec<u32>,
+    buckets: Vec<u64>,
     window: VecDeque<Counted>,
 }
 
 impl Sampler {
     pub(super) fn look(&mut self, page: &Inner) {
         let time_ms = now_ms();
-        let containers = page.sources.models.containers();
+        let models = page.sources.models.list();
+        let versions = models.iter().flat_map(|model| &model.versions);
+        let containers: Vec<_> = versions.flat_map(|version| version.containers.clone()).collect();
         for container in &containers {
             let limit = clamp(container.batch_limit as u64);
             let queue_rows = clamp(container.queue_rows as u64);
@@ -60,6 +62,7 @@ impl Sampler {
         let cache = second.then(|| page.sources.cache.stats());
         let mut kept = page.kept.lock();
         kept.watch.containers(&containers, time_ms);
+        kept.watch.versions(&models, time_ms);
         let Some(cache) = cache else { return };
         if let Some(redis) = &cache.store.redis {
             kept.watch.store("Redis of the cache", !redis.circuit_open, time_ms);
@@ -97,7 +100,7 @@ impl Sampler {
         for served in served {
             let name = &served.application().name;
             let before = self.applications.entry(Arc::clone(name)).or_default();
-            let replies = served.metrics.replies();
+            let replies = served.metrics.recent().replies();
             let stack = served.stack();
             let scored = stack.as_ref().map(|stack| stack.scored()).unwrap_or_default();
             let came = replies != before.replies || scored.rows != before.scored.rows;
@@ -136,7 +139,7 @@ impl Before {
     ) -> (ApplicationPoint, Vec<ArmPoint>) {
         let recent = served.metrics.recent();
         if !self.recent.as_ref().is_some_and(|before| Arc::ptr_eq(before, recent)) {
-            // It was put again, or is new: its latencies count from zero.
+            // It is new, or was deleted and put again: its latencies count from zero.
             self.buckets.clear();
             self.recent = Some(Arc::clone(recent));
         }

@@ -87,12 +87,19 @@ impl Server {
         folder: &Path,
         variables: &[(&str, &Path)],
     ) -> Self {
-        Self::listening(&["--listen", "127.0.0.1:0"], config, folder, variables).await
+        let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        Self::listening(&listen, config, folder, variables).await
     }
 
     /// Starts it where the configuration says.
     pub(crate) async fn start_as_configured(config: &str, folder: &Path) -> Self {
-        Self::listening(&[], config, folder, &[]).await
+        Self::listening(&["--http", "127.0.0.1:0"], config, folder, &[]).await
+    }
+
+    /// Starts it with HTTP at that address.
+    pub(crate) async fn start_with_http(http: &str, config: &str, folder: &Path) -> Self {
+        let listen = ["--listen", "127.0.0.1:0", "--http", http];
+        Self::listening(&listen, config, folder, &[]).await
     }
 
     async fn listening(
@@ -106,7 +113,7 @@ impl Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_skysail"))
             .arg("serve")
             .args(listen)
-            .args(["--http", "127.0.0.1:0", "--config"])
+            .arg("--config")
             .arg(&path)
             .arg("--data-dir")
             .arg(folder.join("data"))

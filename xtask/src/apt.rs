@@ -30,32 +30,62 @@ pub(crate) fn dependencies(package: &str, staging: &Path) -> Result<Vec<String>>
 /// # Errors
 /// Without apt or dpkg, and with apt's own words where it refuses.
 pub(crate) fn unpack(package: &str, staging: &Path) -> Result<PathBuf> {
+    let (settings, updated) = update(package, staging)?;
+    let debs = staging.join(format!("{package}-deb"));
+    fs::create_dir_all(&debs)?;
+    let mut download = Command::new("apt-get");
+    download.arg("--config-file").arg(settings).args(["download", package]).current_dir(&debs);
+    fetch(&mut download, updated)?;
+    let tree = staging.join(package);
+    command::output(
+        Command::new("dpkg-deb").arg("--extract").arg(only_file(&debs, ".deb")?).arg(&tree),
+    )?;
+    Ok(tree)
+}
+
+/// Downloads a package with all that it needs and the machine lacks, and unpacks them into `tree`.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn unpack_with_dependencies(package: &str, staging: &Path, tree: &Path) -> Result<()> {
+    let (settings, updated) = update(package, staging)?;
+    let mut install = Command::new("apt-get");
+    install.arg("--config-file").arg(settings);
+    // Without root there is no lock to be had, and without an installation none is needed.
+    install.args(["--option", "Debug::NoLocking=true", "install", "--yes", "--download-only"]);
+    install.args(["--reinstall", "--no-install-recommends", package]);
+    fetch(&mut install, updated)?;
+    for entry in fs::read_dir(staging.join("apt/cache/archives"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // The C library is the system's own, or nothing would run.
+        if name.ends_with(".deb") && !name.starts_with("libc6_") {
+            command::output(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(tree))?;
+        }
+    }
+    Ok(())
+}
+
+/// The settings, and how the update of the lists went.
+fn update(package: &str, staging: &Path) -> Result<(PathBuf, Result<String>)> {
     for program in ["apt-get", "dpkg-deb"] {
         if !command::exists(program) {
             bail!("{program} is missing; it is how Debian's package {package} is fetched");
         }
     }
     let settings = private_settings(staging)?;
-    let apt = || {
-        let mut apt = Command::new("apt-get");
-        apt.arg("--config-file").arg(&settings);
-        apt
-    };
-    // A foreign source in the user's list may fail while Debian's is well: only the download counts.
-    let updated = command::output(apt().arg("update"));
-    let debs = staging.join(format!("{package}-deb"));
-    fs::create_dir_all(&debs)?;
-    if let Err(refused) = command::output(apt().args(["download", package]).current_dir(&debs)) {
-        return Err(match updated {
-            Ok(_) => refused,
-            Err(update) => refused.context(update),
-        });
+    let mut update = Command::new("apt-get");
+    let updated = command::output(update.arg("--config-file").arg(&settings).arg("update"));
+    Ok((settings, updated))
+}
+
+/// A foreign source in the user's list may fail while Debian's is well: only the download counts.
+fn fetch(download: &mut Command, updated: Result<String>) -> Result<()> {
+    match (command::output(download), updated) {
+        (Ok(_), _) => Ok(()),
+        (Err(refused), Ok(_)) => Err(refused),
+        (Err(refused), Err(update)) => Err(refused.context(update)),
     }
-    let tree = staging.join(package);
-    command::output(
-        Command::new("dpkg-deb").arg("--extract").arg(only_file(&debs, ".deb")?).arg(&tree),
-    )?;
-    Ok(tree)
 }
 
 /// Settings on top of the machine's own, whose sources, proxies and keys stay in force.

@@ -5,7 +5,7 @@
 //! # Layout
 //!
 //! - [`setup`]: what is fetched and where it lies; [`onnxruntime`], [`fashion_mnist`], [`redis`],
-//!   [`open_bandit`] and [`python`] each look after one thing, [`apt`] and [`command`] are what they share
+//!   [`chromium`], [`open_bandit`] and [`python`] each look after one thing, [`apt`] and [`command`] are what they share
 //! - [`checks`]: the list of checks that `cargo xtask test` runs
 //! - [`sizes`]: the size check, one of them
 //!
@@ -18,6 +18,7 @@
 
 mod apt;
 mod checks;
+mod chromium;
 mod command;
 mod fashion_mnist;
 mod onnxruntime;
@@ -39,7 +40,8 @@ use workspace::Workspace;
 const USAGE: &str = "\
 cargo xtask COMMAND
 
-  setup          fetch what is missing: ONNX Runtime, Fashion-MNIST; for the tests Redis, Python packages, logs
+  setup [--all]  fetch what is missing: ONNX Runtime, Fashion-MNIST; for the tests Redis, Python packages, logs;
+                 --all: MLServer, KServe's SDK and Chromium, too
   demo [ARG]...  set up what the demo needs, build skysail and run `skysail demo ARG...`
   test [--all]   set up everything, then run every check and test; --all: what is slow or large, too
   check-sizes    only the check of file sizes
@@ -48,7 +50,7 @@ Everything fetched lies in the cargo target directory, under setup/. Nothing nee
 
 enum Task {
     Help,
-    Setup,
+    Setup { all: bool },
     Demo(Vec<OsString>),
     Test { all: bool },
     CheckSizes,
@@ -74,7 +76,8 @@ fn parse(arguments: &[OsString]) -> Option<Task> {
     let (name, rest) = arguments.split_first()?;
     match (name.to_str()?, rest) {
         ("help" | "--help" | "-h", _) => Some(Task::Help),
-        ("setup", []) => Some(Task::Setup),
+        ("setup", []) => Some(Task::Setup { all: false }),
+        ("setup", [flag]) if flag == "--all" => Some(Task::Setup { all: true }),
         ("demo", _) => {
             // Cargo hands a `--` on.
             let rest = rest.strip_prefix(&[OsString::from("--")]).unwrap_or(rest);
@@ -90,7 +93,10 @@ fn parse(arguments: &[OsString]) -> Option<Task> {
 fn perform(task: Task) -> Result<()> {
     match task {
         Task::Help => println!("{USAGE}"),
-        Task::Setup => setup::run(&Workspace::locate()?, Parts::All)?,
+        Task::Setup { all } => {
+            let parts = if all { Parts::All } else { Parts::Tests };
+            setup::run(&Workspace::locate()?, parts)?;
+        }
         Task::Demo(arguments) => demo(&Workspace::locate()?, &arguments)?,
         Task::Test { all } => checks::run(&Workspace::locate()?, all)?,
         Task::CheckSizes => sizes::check(&Workspace::locate()?.root)?,

@@ -1,4 +1,4 @@
-//! Python, for wheels and for the Python client test.
+//! Python, for wheels and for the tests that need packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,42 @@ const PROGRAM: &str = "python3";
 /// The oldest that the pinned packages have wheels for.
 const OLDEST: (u32, u32) = (3, 11);
 
-/// The newest that they have wheels for.
-const NEWEST: (u32, u32) = (3, 14);
+/// Packages that stand in a folder of their own, since sets differ in what they can stand beside.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    /// Of the folder for `PYTHONPATH`, in the set-up folder.
+    folder: &'static str,
+    /// Names and hashes, in the checkout.
+    requirements: &'static str,
+    /// The newest Python that they have wheels for.
+    newest: (u32, u32),
+    /// They are started often, from processes that write no bytecode.
+    compile: bool,
+}
+
+/// For the Python client and the Python containers.
+pub(crate) const CLIENTS: Packages = Packages {
+    folder: "python",
+    requirements: "tests/python/requirements.txt",
+    newest: (3, 14),
+    compile: false,
+};
+
+/// A server of the Open Inference Protocol that we did not write.
+pub(crate) const MLSERVER: Packages = Packages {
+    folder: "mlserver",
+    requirements: "tests/python/mlserver-requirements.txt",
+    newest: (3, 12),
+    compile: true,
+};
+
+/// A client of it that cannot be imported beside that of [`CLIENTS`]: both register its messages.
+pub(crate) const KSERVE: Packages = Packages {
+    folder: "kserve",
+    requirements: "tests/python/kserve-requirements.txt",
+    newest: (3, 13),
+    compile: true,
+};
 
 /// A usable interpreter.
 #[derive(Debug)]
@@ -62,17 +96,23 @@ impl Python {
 
 /// The folder for `PYTHONPATH`.
 pub(crate) fn packages(setup: &Path) -> PathBuf {
-    setup.join("python")
+    setup.join(CLIENTS.folder)
 }
 
-/// Puts the packages that the Python client test needs into `python/`.
-pub(crate) fn ensure(root: &Path, setup: &Path) -> Result<Done> {
-    let place = packages(setup);
-    let requirements = root.join("tests/python/requirements.txt");
+/// Puts the packages into their folder.
+pub(crate) fn ensure(packages: &Packages, root: &Path, setup: &Path) -> Result<Done> {
+    let place = setup.join(packages.folder);
+    let requirements = root.join(packages.requirements);
     let python = Python::find()?;
     let (major, minor) = python.version;
-    if !(OLDEST..=NEWEST).contains(&python.version) {
-        bail!("python3 is {major}.{minor}; the pinned packages have wheels for 3.11 to 3.14");
+    if !(OLDEST..=packages.newest).contains(&python.version) {
+        bail!(
+            "python3 is {major}.{minor}; the packages of {} have wheels for 3.11 to {}.{}: put \
+             another python3 first on the path",
+            packages.requirements,
+            packages.newest.0,
+            packages.newest.1
+        );
     }
     let sum = sha256(&requirements)?.with_context(|| format!("no {}", requirements.display()))?;
     // Written last, so it is there only beside a whole installation of just these packages.
@@ -82,17 +122,15 @@ pub(crate) fn ensure(root: &Path, setup: &Path) -> Result<Done> {
     }
 
     let staging = Staging::new(setup)?;
-    let finished = staging.folder("python")?;
-    command::output(
-        python
-            .pip(&staging)?
-            .args(["install", "--quiet", "--require-hashes", "--only-binary=:all:", "--no-compile"])
-            .arg("--target")
-            .arg(&finished)
-            .arg("--requirement")
-            .arg(&requirements),
-    )?;
+    let finished = staging.folder(packages.folder)?;
+    let mut pip = python.pip(&staging)?;
+    pip.args(["install", "--quiet", "--require-hashes", "--only-binary=:all:"]);
+    if !packages.compile {
+        pip.arg("--no-compile");
+    }
+    pip.arg("--target").arg(&finished).arg("--requirement").arg(&requirements);
+    command::output(&mut pip)?;
     fs::write(finished.join("installed"), installed)?;
     replace_folder(&finished, &place)?;
-    Ok(Done::Fetched(place, "tests/python/requirements.txt".into()))
+    Ok(Done::Fetched(place, packages.requirements.into()))
 }

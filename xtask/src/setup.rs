@@ -11,15 +11,18 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use crate::python::{CLIENTS, KSERVE, MLSERVER};
 use crate::workspace::Workspace;
-use crate::{fashion_mnist, onnxruntime, open_bandit, python, redis};
+use crate::{chromium, fashion_mnist, onnxruntime, open_bandit, python, redis};
 
 /// How much to set up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Parts {
     /// What `skysail demo` needs.
     Demo,
     /// What the tests need too.
+    Tests,
+    /// What the tests need that are slow or large.
     All,
 }
 
@@ -35,10 +38,15 @@ pub(crate) fn run(workspace: &Workspace, parts: Parts) -> Result<()> {
     }
     timed("ONNX Runtime", || onnxruntime::ensure(&folder))?;
     timed("Fashion-MNIST", || fashion_mnist::ensure(&folder))?;
-    if parts == Parts::All {
+    if parts >= Parts::Tests {
         timed("Redis", || redis::ensure(&folder))?;
         timed("Open Bandit logs", || open_bandit::ensure(&folder))?;
-        timed("Python packages", || python::ensure(&workspace.root, &folder))?;
+        timed("Python packages", || python::ensure(&CLIENTS, &workspace.root, &folder))?;
+    }
+    if parts == Parts::All {
+        timed("Chromium", || chromium::ensure(&folder))?;
+        timed("MLServer", || python::ensure(&MLSERVER, &workspace.root, &folder))?;
+        timed("KServe's SDK", || python::ensure(&KSERVE, &workspace.root, &folder))?;
     }
     Ok(())
 }

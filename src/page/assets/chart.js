@@ -17,8 +17,9 @@ function svg(name, attributes, parent, text) {
 /// Draws into `figure`, each time anew.
 ///
 /// chart: title, times (ms), lines [{ name, style, values }], say (value to text), and where
-/// wanted: height, least and most (of the axis), log (a logarithmic axis), step (no slopes), rule
-/// { value, name } (a line across), band { low, high } (the area between).
+/// wanted: tick (as say, beside the axis), height, least and most (of the axis), whole (no fractions
+/// on it), log (a logarithmic one), step (no slopes), rule { value, name } (a line across), band
+/// { low, high } (the area between), legend (also of a lone curve).
 export function draw(figure, chart) {
   if (!figure.firstChild) {
     figure.append(document.createElement("figcaption"));
@@ -65,7 +66,7 @@ function fill(picture, chart, width, height) {
     return;
   }
   const all = rule ? values.concat(rule.value) : values;
-  const axis = chart.log ? logarithmic(all) : linear(all, chart.least ?? 0, chart.most);
+  const axis = chart.log ? logarithmic(all) : linear(all, chart);
   const y = (value) => TOP + (1 - axis.at(value)) * (height - TOP - BOTTOM);
   const end = times.at(-1);
   const span = Math.min(Math.max(end - times[0], 60e3), 600e3);
@@ -73,7 +74,7 @@ function fill(picture, chart, width, height) {
   for (const tick of axis.ticks) {
     svg("line", { x1: LEFT, x2: width - RIGHT, y1: y(tick), y2: y(tick), class: "grid" }, picture);
     const place = { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" };
-    svg("text", place, picture, chart.say(tick));
+    svg("text", place, picture, (chart.tick ?? chart.say)(tick));
   }
   const step = [15, 30, 60, 120].find((step) => span / 1000 / step <= (width < 400 ? 3 : 5)) ?? 120;
   for (let ago = 0; ago * 1000 <= span; ago += step) {
@@ -123,9 +124,9 @@ function area(picture, { low, high }, times, x, y) {
   svg("path", { d: path, class: "band" }, picture);
 }
 
-function linear(values, least, most) {
+function linear(values, { least = 0, most, whole }) {
   const top = most ?? Math.max(...values, least + 1e-9);
-  const rough = (top - least) / 4;
+  const rough = Math.max((top - least) / 4, whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 2.5, 5, 10].map((part) => part * power).find((step) => step >= rough);
   const end = most ?? least + Math.ceil((top - least) / step - 1e-9) * step;

@@ -5,6 +5,7 @@ import { draw } from "./chart.js";
 import { Store, latest, share } from "./series.js";
 
 const STYLES = 8;
+const DOWN = ["STALLED", "BROKEN", "GONE"];
 /// Seconds that an accuracy on a chart is over.
 const SCORED_OVER = 10;
 
@@ -138,10 +139,11 @@ function showCurves(application) {
   });
   const accuracy = (points) => share(points.loss ?? [], points.scored ?? [], SCORED_OVER)
     .map((loss) => loss === null ? null : 1 - loss);
+  const right = [{ name: "answers given", style: "own", values: accuracy(points) }].concat(
+    shown.map(({ name, style, points }) => ({ name, style, values: accuracy(points) })));
   draw($("accuracy"), {
     title: `Accuracy from feedback (1 − mean loss), last ${SCORED_OVER} s`, times, most: 1, say: percent,
-    lines: [{ name: "answers given", style: "own", values: accuracy(points) }].concat(
-      shown.map(({ name, style, points }) => ({ name, style, values: accuracy(points) }))),
+    tick: (value) => `${Math.round(value * 100)} %`, least: floor(right.flatMap(({ values }) => values)), lines: right,
   });
   draw($("latency"), {
     title: "Latency, last 10 s, logarithmic", times, log: true, say: ms,
@@ -156,6 +158,12 @@ function showCurves(application) {
     title: "Replies by status", times, say: perSecond,
     lines: replies.map((name, at) => ({ name, style: style(at), values: store.rate(points[name]) })),
   });
+}
+
+/// Where an axis of shares up to 1 begins: a tenth below the least of them.
+function floor(shares) {
+  const known = shares.filter((value) => value !== null);
+  return Math.max(0, Math.floor(Math.min(0.9, ...known) * 10 - 0.5) / 10);
 }
 
 function showArms({ arms, shadow_arms }) {
@@ -185,7 +193,7 @@ function showReplicas() {
     const { limit, limit_min, limit_max } = replica.points;
     draw(figure, {
       title: `${replica.model}:${replica.version} replica ${replica.replica}`,
-      times: store.times, height: 120, step: true, say: rows, legend: true,
+      times: store.times, height: 120, step: true, whole: true, say: rows, legend: true,
       lines: [{ name: "rows per batch, at most", style: "s0", values: limit }],
       band: { low: limit_min, high: limit_max },
     });
@@ -214,7 +222,8 @@ function showContainers({ total, shown }) {
       container.address,
       container.reason || (container.feasible ? "–" : "one row takes longer than the objective allows"),
     ]);
-    cells[1].className = container.state === "READY" ? "good" : "bad";
+    const { state } = container;
+    cells[1].className = state === "READY" ? "good" : DOWN.includes(state) ? "bad" : "warn";
   });
 }
 
@@ -263,7 +272,7 @@ function showEvents(events) {
     const [time, ...cells] = line.children;
     setText(time, clock(time_ms));
     setCells(cells, [what, from ?? "–", to, reason || "–"]);
-    cells[2].className = to === "READY" ? "good" : "bad";
+    cells[2].className = DOWN.includes(to) ? "bad" : "";
     return line;
   });
   const known = JSON.stringify(events);
@@ -340,8 +349,7 @@ function counts(list) {
 }
 
 function digits(value) {
-  if (value === 0 || value >= 100) return value.toFixed(0);
-  return value >= 9.95 ? value.toFixed(1) : Number(value.toPrecision(2)).toString();
+  return value >= 100 ? value.toFixed(0) : Number(value.toPrecision(value >= 10 ? 3 : 2)).toString();
 }
 
 function ms(value) {
@@ -353,7 +361,7 @@ function perSecond(value) {
 }
 
 function percent(value) {
-  return `${Number((value * 100).toFixed(1))} %`;
+  return `${(value * 100).toFixed(1)} %`;
 }
 
 function hundredths(value) {

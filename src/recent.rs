@@ -1,12 +1,12 @@
-//! What the page tells of an application's queries: counted apart from what Prometheus is told,
-//! whose histograms are too coarse for a percentile and cannot be read back.
+//! What is counted of an application for the page: apart from what Prometheus is told, whose
+//! histograms are too coarse for a percentile and cannot be read back.
 
 use std::{
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use super::{ApplicationMetrics, FeedbackLabels, Metrics, Protocol, RequestLabels};
+use skysail_selection::Status;
 
 /// Buckets per power of two, so that a bucket's middle is at most 1/32 off.
 const PARTS: usize = 16;
@@ -20,37 +20,39 @@ const BUCKETS: usize = PARTS * (POWERS + 1);
 /// A histogram of durations in buckets that grow by powers of two, each in 16 equal parts, as
 /// Tene's HDR histogram has them: above 16 µs a percentile is at most 1/32 off. Longer than 69 s
 /// counts as that.
-///
-/// Counting is one relaxed addition. The counters wrap; only their differences are of use.
 #[derive(Debug)]
-pub(crate) struct Latencies([AtomicU32; BUCKETS]);
+pub(crate) struct Latencies([AtomicU64; BUCKETS]);
 
 /// What was counted in a while: bucket and count, in the order of the buckets.
-pub(crate) type Counted = Vec<(u16, u32)>;
+pub(crate) type Counted = Vec<(usize, u64)>;
 
 impl Default for Latencies {
     fn default() -> Self {
-        Self([const { AtomicU32::new(0) }; BUCKETS])
+        Self([const { AtomicU64::new(0) }; BUCKETS])
     }
 }
 
 impl Latencies {
     fn count(&self, took: Duration) {
         let units = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) >> UNIT_SHIFT;
-        self.0[bucket(units)].fetch_add(1, Ordering::Relaxed);
+        add(&self.0[bucket(units)]);
+    }
+
+    fn all(&self) -> u64 {
+        self.0.iter().map(read).sum()
     }
 
     /// What was counted since `before` was written, which is now's count afterwards. An empty one
     /// stands for nothing counted.
-    pub(crate) fn since(&self, before: &mut Vec<u32>) -> Counted {
+    pub(crate) fn since(&self, before: &mut Vec<u64>) -> Counted {
         before.resize(BUCKETS, 0);
         let mut counted = Vec::new();
         for (place, (now, before)) in self.0.iter().zip(before).enumerate() {
-            let now = now.load(Ordering::Relaxed);
-            let more = now.wrapping_sub(*before);
+            let now = read(now);
+            let more = now - *before;
             *before = now;
             if more > 0 {
-                counted.push((place as u16, more));
+                counted.push((place, more));
             }
         }
         counted
@@ -88,7 +90,7 @@ pub(crate) fn percentiles_ms<'a, const N: usize>(
 ) -> Option<[f64; N]> {
     let mut counts = [0_u64; BUCKETS];
     for (bucket, count) in whiles.into_iter().flatten() {
-        counts[usize::from(*bucket)] += u64::from(*count);
+        counts[*bucket] += count;
     }
     let all: u64 = counts.iter().sum();
     let of = |share: f64| {
@@ -103,21 +105,24 @@ pub(crate) fn percentiles_ms<'a, const N: usize>(
     (all > 0).then(|| shares.map(of))
 }
 
-/// What is counted of one application's queries for the page.
+/// What becomes of feedback, as Prometheus' label says it.
+const OUTCOMES: [&str; 6] = ["APPLIED", "DUPLICATE", "UNKNOWN", "EXPIRED", "DEFAULT", "REFUSED"];
+
+/// The codes of gRPC, OK among them.
+const CODES: usize = 17;
+
+/// What is counted of one application for the page, since it was put first.
+///
+/// The usual case, an answer in time, is one relaxed addition.
 #[derive(Debug, Default)]
-pub(crate) struct Recent {
+pub struct Recent {
+    /// Of every answer, whatever its status.
     pub(crate) latencies: Latencies,
-    refused: AtomicU64,
-}
-
-impl Recent {
-    pub(super) fn answered(&self, took: Duration) {
-        self.latencies.count(took);
-    }
-
-    pub(super) fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
+    partial: AtomicU64,
+    default: AtomicU64,
+    late: AtomicU64,
+    refused: [AtomicU64; CODES],
+    feedback: [AtomicU64; OUTCOMES.len()],
 }
 
 /// Replies so far.
@@ -131,55 +136,71 @@ pub(crate) struct Replies {
     pub(crate) in_time: u64,
 }
 
-impl ApplicationMetrics {
-    /// What is counted since this application was put.
-    pub(crate) fn recent(&self) -> &std::sync::Arc<Recent> {
-        &self.recent
+impl Recent {
+    /// Counts an answer.
+    pub(crate) fn answered(&self, status: Status, took: Duration, in_time: bool) {
+        self.latencies.count(took);
+        match status {
+            Status::Answered => {}
+            Status::Partial => add(&self.partial),
+            Status::Default => add(&self.default),
+        }
+        if !in_time && status != Status::Default {
+            add(&self.late);
+        }
     }
 
-    /// Replies since the server started, refusals since the application was put.
-    pub(crate) fn replies(&self) -> Replies {
-        let sum = |counters: &[prometheus_client::metrics::counter::Counter]| {
-            counters.iter().map(|counter| counter.get()).sum()
-        };
-        Replies {
-            answered: sum(&self.answered),
-            partial: sum(&self.partial),
-            default: sum(&self.default),
-            refused: self.recent.refused.load(Ordering::Relaxed),
-            in_time: self.goodput.get(),
+    /// Counts a refusal.
+    pub(crate) fn refused(&self, code: tonic::Code) {
+        add(&self.refused[code as usize % CODES]);
+    }
+
+    /// Counts feedback; an outcome that there is not is not counted.
+    pub(crate) fn feedback(&self, outcome: &str) {
+        if let Some(place) = OUTCOMES.iter().position(|known| *known == outcome) {
+            add(&self.feedback[place]);
         }
+    }
+
+    /// All of them.
+    pub(crate) fn replies(&self) -> Replies {
+        // What is a part of all is read before it, so that it is not more.
+        let [partial, default, late] = [&self.partial, &self.default, &self.late].map(read);
+        let all = self.latencies.all();
+        Replies {
+            answered: all.saturating_sub(partial + default),
+            partial,
+            default,
+            refused: self.refused.iter().map(read).sum(),
+            in_time: all.saturating_sub(default + late),
+        }
+    }
+
+    /// Replies by status, or by the code's name; those alone that came.
+    pub(crate) fn replies_by_status(&self) -> Vec<(&'static str, u64)> {
+        let Replies { answered, partial, default, .. } = self.replies();
+        let codes = self.refused.iter().enumerate().map(|(code, count)| {
+            let code = tonic::Code::from_i32(i32::try_from(code).unwrap_or_default());
+            (crate::status::code_name(code), read(count))
+        });
+        let answers = [("ANSWERED", answered), ("PARTIAL", partial), ("DEFAULT", default)];
+        answers.into_iter().chain(codes).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Feedback by what became of it; those alone that came.
+    pub(crate) fn feedback_by_outcome(&self) -> Vec<(&'static str, u64)> {
+        let counts = OUTCOMES.into_iter().zip(self.feedback.iter().map(read));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 }
 
-impl Metrics {
-    /// Replies of an application by status, or by the code's name; those alone that came.
-    pub(crate) fn replies_by_status(&self, application: &str) -> Vec<(&'static str, u64)> {
-        let codes = (1..=16).map(|code| crate::status::code_name(tonic::Code::from_i32(code)));
-        let statuses = ["ANSWERED", "PARTIAL", "DEFAULT"].into_iter().chain(codes);
-        let count = |status: &'static str| {
-            let of = |protocol: Protocol| {
-                let labels = RequestLabels {
-                    application: application.to_owned(),
-                    status,
-                    protocol: protocol.name(),
-                };
-                self.requests.get(&labels).map_or(0, |counter| counter.get())
-            };
-            (status, Protocol::ALL.into_iter().map(of).sum())
-        };
-        statuses.map(count).filter(|(_, count)| *count > 0).collect()
-    }
+/// Counters tell nothing about other memory, hence relaxed.
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
 
-    /// Feedback of an application by what became of it; those alone that came.
-    pub(crate) fn feedback_by_outcome(&self, application: &str) -> Vec<(&'static str, u64)> {
-        let outcomes = ["APPLIED", "DUPLICATE", "UNKNOWN", "EXPIRED", "DEFAULT", "REFUSED"];
-        let count = |outcome: &'static str| {
-            let labels = FeedbackLabels { application: application.to_owned(), outcome };
-            (outcome, self.feedback.get(&labels).map_or(0, |counter| counter.get()))
-        };
-        outcomes.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
-    }
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]
@@ -222,13 +243,28 @@ mod tests {
     }
 
     #[test]
-    fn counters_may_wrap() {
-        let latencies = Latencies::default();
-        latencies.0[3].store(u32::MAX, Ordering::Relaxed);
-        let mut before = Vec::new();
-        latencies.since(&mut before);
-        latencies.count(Duration::from_nanos(3 * 1024));
-        latencies.count(Duration::from_nanos(3 * 1024));
-        assert_eq!(latencies.since(&mut before), [(3, 2)]);
+    fn replies_and_feedback_are_told_by_what_became_of_them() {
+        let recent = Recent::default();
+        assert_eq!(recent.replies(), Replies::default());
+        let took = Duration::from_millis(3);
+        for (status, in_time) in [
+            (Status::Answered, true),
+            (Status::Answered, false),
+            (Status::Partial, true),
+            (Status::Default, false),
+        ] {
+            recent.answered(status, took, in_time);
+        }
+        recent.refused(tonic::Code::Unavailable);
+        let replies = Replies { answered: 2, partial: 1, default: 1, refused: 1, in_time: 2 };
+        assert_eq!(recent.replies(), replies);
+        assert_eq!(
+            recent.replies_by_status(),
+            [("ANSWERED", 2), ("PARTIAL", 1), ("DEFAULT", 1), ("UNAVAILABLE", 1)]
+        );
+        for outcome in ["REFUSED", "APPLIED", "APPLIED", "no such"] {
+            recent.feedback(outcome);
+        }
+        assert_eq!(recent.feedback_by_outcome(), [("APPLIED", 2), ("REFUSED", 1)]);
     }
 }
