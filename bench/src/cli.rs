@@ -3,6 +3,7 @@
 mod batching;
 mod cache;
 mod early_drop;
+mod growth;
 mod load;
 mod overhead;
 mod personalisation;
@@ -31,6 +32,7 @@ use crate::{
 pub use batching::{BatchingArgs, SleeperArgs};
 pub use cache::CacheArgs;
 pub use early_drop::EarlyDropArgs;
+pub use growth::GrowthArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
 pub use personalisation::PersonalisationArgs;
@@ -63,6 +65,8 @@ enum Command {
     Personalisation(Box<PersonalisationArgs>),
     /// Measures ensembles with slow members: waiting for all, and answering at the deadline.
     Stragglers(Box<StragglersArgs>),
+    /// Measures how cost grows with models, applications, contexts, replicas, bytes, connections.
+    Growth(GrowthArgs),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
     /// Serves a container that only waits; `batching` starts it.
@@ -91,6 +95,7 @@ impl Cli {
             Command::Stragglers(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::EarlyDrop(args) => args.run(),
+            Command::Growth(args) => args.run(),
             Command::Echo(args) => args.run(),
         }
     }
@@ -117,6 +122,9 @@ pub struct Common {
     /// Folder of what no registry has; traces lie in its `traces/`.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Folder where the rivals were installed.
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
 }
 
 impl Common {

@@ -14,12 +14,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     report::{Bar, print_bars},
-    selection::{
-        Programs,
-        world::{Setup, World, answered, label, query},
-    },
+    selection::world::{Setup, World, answered, label, query},
 };
 
 /// How to measure.
@@ -203,6 +201,7 @@ impl Report {
             x: "labels of the owner",
             y: "share of right answers",
             range: ((low - 0.03).max(0.0), 1.0),
+            logarithmic: false,
             shaded: None,
             lines: vec![
                 Line { name: "a context per owner".into(), points: points.collect() },

@@ -18,6 +18,27 @@ use tempfile::TempDir;
 
 use crate::{replay::Delay, sleeper::Speed};
 
+/// The programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The `skysail` binary.
+    pub skysail: PathBuf,
+    /// This one, whose containers are started.
+    pub bench: PathBuf,
+}
+
+impl Programs {
+    /// This program, and `skysail` beside it unless another is named.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell where this program is.
+    pub fn find(skysail: Option<PathBuf>) -> anyhow::Result<Self> {
+        let bench = std::env::current_exe().context("finding this program")?;
+        Ok(Self { skysail: skysail.unwrap_or_else(|| bench.with_file_name("skysail")), bench })
+    }
+}
+
 /// What containers replay, and where.
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {

@@ -19,11 +19,11 @@ use serde::Serialize;
 
 pub use feedback::Feedbacks;
 pub use live::Live;
-pub use world::Programs;
 
 use self::simulation::{Course, Named, Simulation, draw_us};
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     report::{Bar, Limit, figure, median, print_bars},
 };
@@ -251,6 +251,7 @@ impl Failure {
             x: "queries",
             y: "share of wrong answers so far",
             range: (0.0, (most * 1.3).min(1.0)),
+            logarithmic: false,
             shaded: Some((COURSE.broken_at as f64, COURSE.mended_at as f64)),
             lines: shown
                 .into_iter()
@@ -290,6 +291,7 @@ impl Live {
             x: "queries",
             y: "share of wrong answers so far",
             range: (0.0, 0.5),
+            logarithmic: false,
             shaded: Some((self.plan.killed_at as f64, self.plan.back_at as f64)),
             lines,
         }

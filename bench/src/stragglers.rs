@@ -17,13 +17,11 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     replay::Delay,
     report::{Bar, Limit, figure, median, print_bars},
-    selection::{
-        Programs,
-        world::{Setup, World, answered, query},
-    },
+    selection::world::{Setup, World, answered, query},
     sleeper::wait_until,
 };
 
@@ -271,6 +269,7 @@ impl Report {
             x: "models",
             y: "milliseconds from the intended start",
             range: (0.0, most * 1.1),
+            logarithmic: false,
             shaded: None,
             lines,
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use futures::{StreamExt as _, TryStreamExt as _};
 use skysail_proto::pb::v1;
 use tokio::runtime::Handle;
 use tonic::{
@@ -57,6 +58,9 @@ impl TargetConfig {
     }
 }
 
+/// Connections that are made at the same time: a server's queue of those to accept is short.
+const AT_ONCE: usize = 32;
+
 /// Sends queries.
 #[derive(Debug)]
 pub(crate) enum Driver {
@@ -68,10 +72,11 @@ pub(crate) enum Driver {
 impl Driver {
     /// Connects.
     pub(crate) async fn connect(config: &TargetConfig, run: &Arc<Run>) -> anyhow::Result<Self> {
-        let mut channels = Vec::new();
-        for _ in 0..config.connections.max(1) {
-            channels.push(connect(&config.server).await?);
-        }
+        let channels = futures::stream::iter(0..config.connections.max(1))
+            .map(|_| connect(&config.server))
+            .buffered(AT_ONCE)
+            .try_collect::<Vec<_>>()
+            .await?;
         let (run, runtime) = (Arc::clone(run), Handle::current());
         Ok(match config.api {
             Api::Predict => Self::Unary(unary::Unary::new(channels, run, runtime)),

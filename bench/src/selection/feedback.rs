@@ -12,8 +12,8 @@ use serde::Serialize;
 use skysail_proto::pb::v1::{self, FeedbackOutcome, feedback_client::FeedbackClient};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::world::{Programs, Setup, World, label, query};
-use crate::recorded::Recorded;
+use super::world::{Setup, World, label, query};
+use crate::{process::Programs, recorded::Recorded};
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]

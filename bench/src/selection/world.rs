@@ -1,6 +1,6 @@
 //! A real server over containers that replay a recording.
 
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, ensure};
 use skysail_proto::pb::v1::{
@@ -15,20 +15,11 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::{
-    process::{ReplayOptions, ServerProcess},
+    process::{Programs, ReplayOptions, ServerProcess},
     recorded::Recorded,
     replay,
     target::connect,
 };
-
-/// The programs.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    /// The `skysail` binary.
-    pub skysail: PathBuf,
-    /// This one, whose `replay` is started.
-    pub bench: PathBuf,
-}
 
 /// An application over a recording.
 #[derive(Clone, Debug)]
