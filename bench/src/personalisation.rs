@@ -89,6 +89,7 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
             models: None,
             apart: &[],
             delay: None,
+            cache: false,
             more: "",
         };
         let world = World::start(&settings.programs, &recorded, &setup, settings.seed).await?;

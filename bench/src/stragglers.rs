@@ -116,6 +116,7 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
                 apart: &[],
                 delay: Some(settings.delay),
                 // The generator and sixteen containers share the processors with the way out.
+                cache: false,
                 more: "slack = \"2ms\"",
             };
             runtime.block_on(World::start(&settings.programs, &recorded, &setup, settings.seed))

@@ -18,6 +18,8 @@ use crate::npy;
 /// Distinct inputs that are kept ready where every request is to be unique; each is perturbed
 /// before it is sent.
 const POOL: usize = 256;
+/// Fewer of large inputs, so that the pool has no more bytes than this.
+const POOL_BYTES: usize = 64 << 20;
 
 /// What the requests hold.
 #[derive(Clone, Debug)]
@@ -90,7 +92,8 @@ impl Workload {
     /// unique.
     pub fn new(mut config: WorkloadConfig) -> anyhow::Result<Self> {
         ensure!(config.rows > 0, "a request needs at least one row");
-        let distinct = if config.repeat == 0 { POOL } else { config.repeat };
+        let pool = POOL_BYTES / (4 * config.rows * config.features).max(1);
+        let distinct = if config.repeat == 0 { pool.clamp(2, POOL) } else { config.repeat };
         let inputs = match &config.input {
             Some(path) => {
                 let rows = npy::read_rows(path, config.scale)?;

@@ -3,22 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use futures::StreamExt as _;
 use skysail_proto::pb::v1::{
-    self, FeedbackOutcome,
-    feedback_client::FeedbackClient,
+    self,
     observe_request::{Target, Value},
-    prediction_client::PredictionClient,
 };
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::scene::APPLICATION;
-use crate::{target::connect, workload::context};
+use crate::{labelled, target::connect, workload::context};
 
-/// Decisions that wait for their label.
-const QUEUE: usize = 512;
-/// With a thousandth of it per context at the most.
+/// And a millisecond for each context.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks once for each of `count` contexts, and labels each answer.
@@ -33,34 +26,9 @@ pub(super) fn fill(server: &str, count: u64) -> anyhow::Result<()> {
 }
 
 async fn feed(server: &str, count: u64) -> anyhow::Result<()> {
-    let channel = connect(server).await?;
-    let mut prediction = PredictionClient::new(channel.clone());
-    let mut feedback = FeedbackClient::new(channel);
-    let asked = futures::stream::iter((0..count).map(query));
-    let mut answers = prediction.predict_stream(asked).await?.into_inner();
-    let (labels, queue) = mpsc::channel(QUEUE);
-    let observing = tokio::spawn(async move {
-        let mut told = feedback.observe_stream(ReceiverStream::new(queue)).await?.into_inner();
-        let mut applied = 0_u64;
-        while let Some(answer) = told.next().await {
-            let answer = answer?;
-            ensure!(
-                answer.outcome() == FeedbackOutcome::Applied,
-                "a label was not applied: {:?}",
-                answer.error
-            );
-            applied += 1;
-        }
-        Ok(applied)
-    });
-    while let Some(answer) = answers.message().await? {
-        ensure!(answer.error.is_none(), "a query failed: {:?}", answer.error);
-        if labels.send(label(answer.decision_id)).await.is_err() {
-            break;
-        }
-    }
-    drop(labels);
-    let applied = observing.await.context("the labels' task ended early")??;
+    let queries = futures::stream::iter((0..count).map(query));
+    let label = |answer: &v1::PredictResponse| Ok(label(answer.decision_id.clone()));
+    let applied = labelled::run(connect(server).await?, queries, label).await?;
     ensure!(applied == count, "{applied} of {count} contexts had feedback");
     Ok(())
 }

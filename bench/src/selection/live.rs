@@ -90,6 +90,7 @@ pub(super) async fn run(
         models: None,
         apart: &[best],
         delay: None,
+        cache: false,
         more: "",
     };
     let world = World::start(programs, recorded, &setup, seed).await?;

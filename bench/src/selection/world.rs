@@ -34,6 +34,8 @@ pub(crate) struct Setup<'a> {
     pub apart: &'a [usize],
     /// How long containers take.
     pub delay: Option<replay::Delay>,
+    /// Answers are kept, and given again to the same query.
+    pub cache: bool,
     /// More of the application, as TOML lines.
     pub more: &'a str,
 }
@@ -98,6 +100,11 @@ impl World {
         }
         let programs = programs.clone();
         Ok(Self { programs, _folder: folder, server, apart, _together: together, channel })
+    }
+
+    /// The server's process.
+    pub(crate) fn server_pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// Kills a model that is apart, as `kill -9` does.
@@ -205,7 +212,7 @@ inputs = [{{ name = "{}", datatype = "INT64", shape = [-1, 1] }}]
 outputs = [{{ name = "{}", datatype = "FP32", shape = [-1, {}] }}]
 policy = {}
 links = [{}]
-cache = {{ enabled = false }}
+cache = {{ enabled = {} }}
 {}
 "#,
         setup.objective.as_millis(),
@@ -215,6 +222,7 @@ cache = {{ enabled = false }}
         recorded.classes,
         setup.policy,
         links.join(", "),
+        setup.cache,
         setup.more,
     )?;
     Ok(text)
