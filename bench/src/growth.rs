@@ -25,7 +25,7 @@ use crate::{
     load::{Block, Pace, Plan, run},
     process::{Programs, ServerProcess},
     report::{Bar, figure, median, print_bars},
-    resources::{Held, raise_descriptors},
+    resources::{Held, Watch, raise_descriptors},
     target::{Api, TargetConfig},
     workload::Workload,
 };
@@ -66,7 +66,7 @@ pub struct Point {
     pub p99_ms: Vec<Option<f64>>,
     /// Answers of all offered, in open blocks.
     pub answered_ratio: Vec<f64>,
-    /// What the server held after the last block.
+    /// The most that the server held during the blocks.
     pub held: Held,
 }
 
@@ -161,13 +161,15 @@ fn grow(settings: &Settings, axis: Axis, sizes: &[u64]) -> anyhow::Result<Growth
             let seed = settings.seed.wrapping_add(repeat as u64);
             let depth = world.scene.connections.clamp(DEPTH, DEEPEST);
             sent += 2;
+            let watch = Watch::start(world.server.pid())?;
             let closed = world.load(settings, Pace::Closed(depth), sent)?;
             let arrivals = Arrivals::new(Shape::Poisson, axis.rate(), 1.0, seed)?;
             let open = world.load(settings, Pace::Open(Box::new(arrivals)), sent + 1)?;
+            world.point.held = world.point.held.or(watch.stop()?);
             world.add(&closed, &open);
         }
     }
-    let points = worlds.into_iter().map(World::end).collect::<anyhow::Result<_>>()?;
+    let points = worlds.into_iter().map(|world| world.point).collect();
     Ok(Growth { axis, rate: axis.rate(), points })
 }
 
@@ -228,11 +230,6 @@ impl World {
         point.p99_ms.push(open.tally.latency_ms.p99);
         let answered = (open.tally.good + open.tally.late) as f64;
         point.answered_ratio.push(answered / open.tally.offered.max(1) as f64);
-    }
-
-    fn end(self) -> anyhow::Result<Point> {
-        let held = Held::of(self.server.pid())?;
-        Ok(Point { held, ..self.point })
     }
 }
 

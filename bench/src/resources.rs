@@ -1,8 +1,13 @@
 //! What a process holds of the machine, from `/proc`, and how many descriptors this one may open.
 
-use std::fs;
+use std::{
+    fs,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
@@ -38,9 +43,60 @@ impl Held {
         })
     }
 
+    /// The larger of each.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            resident_bytes: self.resident_bytes.max(other.resident_bytes),
+            threads: self.threads.max(other.threads),
+            descriptors: self.descriptors.max(other.descriptors),
+        }
+    }
+
     /// The memory in MiB.
     pub fn resident_mib(&self) -> f64 {
         self.resident_bytes as f64 / f64::from(1 << 20)
+    }
+}
+
+/// Looks at a process again and again until it is stopped, and keeps the most that it held.
+#[derive(Debug)]
+pub struct Watch {
+    /// Dropping it stops the thread.
+    stop: Sender<()>,
+    thread: JoinHandle<anyhow::Result<Held>>,
+}
+
+/// How often.
+const EVERY: Duration = Duration::from_millis(100);
+
+impl Watch {
+    /// Begins.
+    ///
+    /// # Errors
+    ///
+    /// No thread could be started.
+    pub fn start(pid: u32) -> anyhow::Result<Self> {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let body = move || {
+            let mut most = Held::of(pid)?;
+            while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+                most = most.or(Held::of(pid)?);
+            }
+            Ok(most)
+        };
+        let thread = thread::Builder::new().name("watch".into()).spawn(body)?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends, and tells.
+    ///
+    /// # Errors
+    ///
+    /// The process has ended meanwhile.
+    pub fn stop(self) -> anyhow::Result<Held> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| anyhow!("the watching thread panicked"))?
     }
 }
 
@@ -73,6 +129,9 @@ mod tests {
         assert!(after.descriptors >= before.descriptors + 32, "{before:?} {after:?}");
         assert!(after.resident_mib() > 1.0 && after.threads >= 1);
         drop(files);
+        let watch = Watch::start(pid).unwrap();
+        let most = watch.stop().unwrap();
+        assert!(most.threads >= 1 && most.descriptors > 2, "{most:?}");
         let error = Held::of(u32::MAX).unwrap_err().to_string();
         assert!(error.contains("what process"), "{error}");
     }

@@ -58,7 +58,5 @@ fn an_echo_beside_an_echo_has_every_bar_and_answers_all() {
     for name in fixed {
         assert!(bars.iter().any(|bar| bar.name == name), "{name} is missing");
     }
-    let unmeasured: Vec<_> =
-        bars.iter().filter(|bar| bar.value.is_none()).map(|bar| bar.name.as_str()).collect();
-    assert_eq!(unmeasured, ["served_vs_limit"]);
+    assert!(bars.iter().all(|bar| bar.value.is_some()), "{bars:?}");
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     arrivals::{Arrivals, Shape},
-    load::{Pace, Plan, connecting, run},
+    load::{CONNECTING, Pace, Plan, run},
     process::ServerProcess,
     recorder::Tally,
     report::median,
@@ -70,7 +70,6 @@ pub struct Figures {
 /// Ratio between neighbouring rates.
 const STEP: f64 = 1.05;
 const IN_TIME: f64 = 0.99;
-const CONNECTIONS: usize = 2;
 /// Steps that a climb looks up or down from where it begins.
 const REACH: i32 = 12;
 
@@ -260,7 +259,7 @@ impl<'a> World<'a> {
     fn ramp(&mut self, strategy: &str, rate: f64) -> anyhow::Result<f64> {
         let limits = Limits::poll(&self.server.address, &self.application(strategy))?;
         let arrivals = Arrivals::new(Shape::Poisson, rate, 1.0, self.seed)?;
-        let start = Instant::now() + connecting(CONNECTIONS);
+        let start = Instant::now() + CONNECTING;
         let long = Duration::from_secs(2).max(self.block_length());
         let loaded = self.load(strategy, Pace::Open(Box::new(arrivals)), long);
         let seen = limits.stop()?;
@@ -285,7 +284,7 @@ impl<'a> World<'a> {
             target: TargetConfig {
                 server: self.server.address.clone(),
                 api: Api::PredictStream,
-                connections: CONNECTIONS,
+                connections: 2,
                 streams: 4,
             },
             workload,
