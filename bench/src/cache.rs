@@ -95,6 +95,8 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Cache
             rate: None,
             threads: settings.threads,
             seed: settings.seed,
+            model: None,
+            quiet: None,
         },
         workload,
     )?;

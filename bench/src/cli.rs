@@ -1,12 +1,17 @@
 //! The command line.
 
+mod all;
 mod batching;
 mod cache;
 mod early_drop;
+mod growth;
+mod limits;
 mod load;
 mod overhead;
 mod personalisation;
+mod rivals;
 mod selection;
+mod soak;
 mod stragglers;
 
 use std::{
@@ -28,13 +33,18 @@ use crate::{
     workload::{Workload, WorkloadConfig},
 };
 
+pub use all::AllArgs;
 pub use batching::{BatchingArgs, SleeperArgs};
 pub use cache::CacheArgs;
 pub use early_drop::EarlyDropArgs;
+pub use growth::GrowthArgs;
+pub use limits::LimitsArgs;
 pub use load::LoadArgs;
 pub use overhead::OverheadArgs;
 pub use personalisation::PersonalisationArgs;
+pub use rivals::RivalsArgs;
 pub use selection::{ReplayArgs, SelectionArgs};
+pub use soak::SoakArgs;
 pub use stragglers::StragglersArgs;
 
 /// Load generator and measurements for Skysail.
@@ -63,6 +73,16 @@ enum Command {
     Personalisation(Box<PersonalisationArgs>),
     /// Measures ensembles with slow members: waiting for all, and answering at the deadline.
     Stragglers(Box<StragglersArgs>),
+    /// Measures how cost grows with models, applications, contexts, replicas, bytes, connections.
+    Growth(GrowthArgs),
+    /// Loads a server for a while, kills a container again and again, and watches what it holds.
+    Soak(SoakArgs),
+    /// Measures what binds every server: the bare echo, ONNX Runtime alone, Redis with pipelining.
+    Limits(LimitsArgs),
+    /// Measures other model servers on the same models.
+    Rivals(RivalsArgs),
+    /// Runs every measurement, and writes a summary of all bars.
+    All(AllArgs),
     /// Serves the bare echo: the same services, one fixed answer.
     Echo(EchoArgs),
     /// Serves a container that only waits; `batching` starts it.
@@ -91,6 +111,11 @@ impl Cli {
             Command::Stragglers(args) => args.run(),
             Command::Replay(args) => args.run(),
             Command::EarlyDrop(args) => args.run(),
+            Command::Growth(args) => args.run(),
+            Command::Soak(args) => args.run(),
+            Command::Limits(args) => args.run(),
+            Command::Rivals(args) => args.run(),
+            Command::All(args) => args.run(),
             Command::Echo(args) => args.run(),
         }
     }
@@ -117,6 +142,9 @@ pub struct Common {
     /// Folder of what no registry has; traces lie in its `traces/`.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Folder where the rivals were installed.
+    #[arg(long, value_name = "DIR")]
+    peers: Option<PathBuf>,
 }
 
 impl Common {
@@ -240,10 +268,35 @@ mod tests {
     }
 
     #[test]
-    fn later_subcommands_are_unknown() {
-        for name in ["rivals", "all"] {
-            assert!(Cli::try_parse_from(["skysail-bench", name]).is_err());
+    fn every_measurement_takes_what_all_of_them_take() {
+        let names = [
+            "load",
+            "batching",
+            "early-drop",
+            "cache",
+            "selection",
+            "personalisation",
+            "stragglers",
+            "rivals",
+            "limits",
+            "growth",
+            "soak",
+            "all",
+        ];
+        let common = [
+            "--quick", "--json", "x.json", "--out", "x", "--seed", "2", "--data", "x", "--peers",
+            "x",
+        ];
+        for name in names {
+            let line = ["skysail-bench", name].into_iter().chain(common);
+            assert!(Cli::try_parse_from(line).is_ok(), "{name}");
         }
+        let server = ["skysail-bench", "overhead", "--server", "x:1", "--server-pid", "1"];
+        assert!(Cli::try_parse_from(server.into_iter().chain(common)).is_ok());
+    }
+
+    #[test]
+    fn quick_and_full_exclude_each_other() {
         assert!(Cli::try_parse_from(["skysail-bench", "load", "--quick", "--full"]).is_err());
         assert!(Cli::try_parse_from(["skysail-bench", "load", "--objective", "20ms"]).is_ok());
     }

@@ -15,15 +15,20 @@
 //! - [`early_drop`]: the product's queue beside a lazy rule, in virtual time
 //! - [`batching`], [`sleeper`]: adaptive batches beside fixed ones, and the container that waits
 //! - [`mod@cache`]: what an answer from the cache costs, and throughput by the share of hits
-//! - [`report`]: tables and JSON
+//! - [`growth`], [`soak`], [`resources`]: how cost grows with sizes and with time; what a process holds
+//! - [`labelled`]: queries and their labels, over two streams
+//! - [`limits`], [`bare`]: what binds every server on this machine; a container alone
+//! - [`rivals`]: other model servers on the same models
+//! - [`report`], [`chart`], [`summary`]: tables and JSON, pictures, all bars of a run
 //!
 //! # What it does not do
 //!
 //! It judges nothing by itself: it prints each figure beside the bar that it must meet. It drives the
-//! product over the wire; only [`early_drop`], the model seam of [`batching`] and the store of
-//! [`mod@cache`] import a part of it.
+//! product over the wire; only [`early_drop`], the model seam of [`batching`], [`bare`] and
+//! the store of [`mod@cache`] import a part of it.
 
 pub mod arrivals;
+pub mod bare;
 pub mod batching;
 pub mod cache;
 pub mod chart;
@@ -31,6 +36,9 @@ pub mod cli;
 pub mod cpu;
 pub mod early_drop;
 pub mod echo;
+pub mod growth;
+pub mod labelled;
+pub mod limits;
 pub mod load;
 pub mod npy;
 pub mod open_inference;
@@ -41,9 +49,13 @@ pub mod recorded;
 pub mod recorder;
 pub mod replay;
 pub mod report;
+pub mod resources;
+pub mod rivals;
 pub mod selection;
 pub mod sleeper;
+pub mod soak;
 pub mod stragglers;
+pub mod summary;
 pub mod target;
 pub mod trace;
 pub mod workload;

@@ -19,6 +19,7 @@ use skysail_proto::pb::v1::{PredictResponse, prediction_client::PredictionClient
 
 use crate::{
     arrivals::{Arrivals, Shape},
+    bare::{self, Batch},
     load::{Block, Pace, Plan, run},
     process::ServerProcess,
     report::{Bar, figure, median, print_bars},
@@ -49,6 +50,10 @@ pub struct Settings {
     pub threads: usize,
     /// Arrivals are drawn from it.
     pub seed: u64,
+    /// The model behind the application; `None`: nothing is compared with the bare runtime.
+    pub model: Option<PathBuf>,
+    /// The same server with metrics and traces off; `None`: their cost is not measured.
+    pub quiet: Option<ServerProcess>,
 }
 
 /// The highest rate that is chosen for open blocks by itself: gaps stay longer than a sleeping
@@ -65,9 +70,11 @@ pub enum Side {
     Cached,
     /// Skysail, asked something new each time.
     Uncached,
+    /// Skysail with metrics and traces off, asked the same again and again.
+    Quiet,
 }
 
-const SIDES: [Side; 3] = [Side::Echo, Side::Cached, Side::Uncached];
+const SIDES: [Side; 4] = [Side::Echo, Side::Cached, Side::Quiet, Side::Uncached];
 
 /// Unary calls or a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -110,6 +117,8 @@ pub struct Overhead {
     pub open_rates: Vec<(Transport, f64)>,
     /// The blocks.
     pub series: Vec<Series>,
+    /// The model's container alone, at its best batch, one per repeat.
+    pub runtime: Vec<Batch>,
     /// What a reader must know.
     pub notes: Vec<&'static str>,
 }
@@ -131,11 +140,21 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Overh
         depth: settings.depth,
         open_rates: Vec::new(),
         series: Vec::new(),
+        runtime: Vec::new(),
         notes: bars::NOTES.to_vec(),
     };
+    if let Some(model) = &settings.model {
+        let mut container = bare::onnx(model)?;
+        for _ in 0..settings.repeats.max(1) {
+            overhead.runtime.push(bare::best(&mut container, settings.block / 6)?);
+        }
+    }
+    let sides =
+        || SIDES.into_iter().filter(|side| *side != Side::Quiet || settings.quiet.is_some());
     for transport in [Transport::Unary, Transport::Stream] {
-        let mut series =
-            SIDES.map(|side| Series { transport, side, closed: Vec::new(), open: Vec::new() });
+        let mut series: Vec<_> = sides()
+            .map(|side| Series { transport, side, closed: Vec::new(), open: Vec::new() })
+            .collect();
         let mut rate = settings.rate;
         for repeat in 0..settings.repeats.max(1) {
             for series in in_turn(&mut series, repeat) {
@@ -198,6 +217,10 @@ impl Blocks<'_> {
             Side::Echo => (self.echo.address.clone(), self.echo.pid()),
             Side::Cached | Side::Uncached => {
                 (self.settings.server.clone(), self.settings.server_pid)
+            }
+            Side::Quiet => {
+                let quiet = self.settings.quiet.as_ref().context("there is no such server")?;
+                (quiet.address.clone(), quiet.pid())
             }
         };
         let repeat = usize::from(side != Side::Uncached);

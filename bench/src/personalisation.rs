@@ -14,12 +14,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     report::{Bar, print_bars},
-    selection::{
-        Programs,
-        world::{Setup, World, answered, label, query},
-    },
+    selection::world::{Setup, World, answered, label, query},
 };
 
 /// How to measure.
@@ -91,6 +89,7 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
             models: None,
             apart: &[],
             delay: None,
+            cache: false,
             more: "",
         };
         let world = World::start(&settings.programs, &recorded, &setup, settings.seed).await?;
@@ -203,6 +202,7 @@ impl Report {
             x: "labels of the owner",
             y: "share of right answers",
             range: ((low - 0.03).max(0.0), 1.0),
+            logarithmic: false,
             shaded: None,
             lines: vec![
                 Line { name: "a context per owner".into(), points: points.collect() },

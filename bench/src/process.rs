@@ -3,20 +3,41 @@
 use std::{
     ffi::OsStr,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use prost::Message as _;
 use skysail_proto::pb::v1::PredictResponse;
 use tempfile::TempDir;
 
 use crate::{replay::Delay, sleeper::Speed};
+
+/// The programs.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The `skysail` binary.
+    pub skysail: PathBuf,
+    /// This one, whose containers are started.
+    pub bench: PathBuf,
+}
+
+impl Programs {
+    /// This program, and `skysail` beside it unless another is named.
+    ///
+    /// # Errors
+    ///
+    /// The system does not tell where this program is.
+    pub fn find(skysail: Option<PathBuf>) -> anyhow::Result<Self> {
+        let bench = std::env::current_exe().context("finding this program")?;
+        Ok(Self { skysail: skysail.unwrap_or_else(|| bench.with_file_name("skysail")), bench })
+    }
+}
 
 /// What containers replay, and where.
 #[derive(Clone, Debug)]
@@ -103,6 +124,21 @@ impl ServerProcess {
         Self::start(command, folder, Duration::from_secs(60))
     }
 
+    /// The same with `more` at the end of its configuration.
+    ///
+    /// # Errors
+    ///
+    /// The configuration cannot be read, or the server was not ready within a minute.
+    pub fn skysail_with(program: &Path, config: &Path, more: &str) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(config);
+        let text = text.with_context(|| format!("reading {}", config.display()))?;
+        // Beside the other one, since paths in it are relative.
+        let folder = config.parent().unwrap_or(Path::new("."));
+        let longer = tempfile::Builder::new().suffix(".toml").tempfile_in(folder)?;
+        std::fs::write(longer.path(), format!("{text}\n{more}"))?;
+        Self::skysail(program, longer.path(), None)
+    }
+
     /// Starts `command` and waits for its line `ready grpc=HOST:PORT …`.
     fn start(mut command: Command, folder: TempDir, limit: Duration) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
@@ -136,6 +172,60 @@ impl ServerProcess {
 }
 
 impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A `redis-server` of its own; it ends when this is dropped.
+#[derive(Debug)]
+pub struct RedisProcess {
+    child: Child,
+    /// Where it listens, `host:port`.
+    pub address: String,
+    _folder: TempDir,
+}
+
+impl RedisProcess {
+    /// From `redis-server` in the `bin` of a folder, beside it the `lib` it may need.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or did not answer within ten seconds.
+    pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        let program = folder.join("bin/redis-server");
+        ensure!(
+            program.is_file(),
+            "there is no {}: `cargo xtask setup` fetches it, or name its folder with --redis",
+            program.display()
+        );
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let data = TempDir::new()?;
+        let child = Command::new(program)
+            .env("LD_LIBRARY_PATH", folder.join("lib"))
+            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+            .arg("--dir")
+            .arg(data.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("starting redis-server")?;
+        let process = Self { child, address: format!("127.0.0.1:{port}"), _folder: data };
+        let limit = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(&process.address).is_err() {
+            ensure!(Instant::now() < limit, "redis-server does not listen at {}", process.address);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(process)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for RedisProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

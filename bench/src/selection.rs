@@ -4,6 +4,7 @@
 //! The failure experiment is that of Clipper (NSDI 2017, figure 8): the best of five models answers
 //! at random for a quarter of the queries, and comes back.
 
+mod confidence;
 mod feedback;
 mod live;
 mod simulation;
@@ -17,13 +18,14 @@ use std::{
 use anyhow::Context as _;
 use serde::Serialize;
 
-pub use feedback::Feedbacks;
+pub use confidence::{Agreement, Ensemble};
+pub use feedback::{Feedbacks, Labelled};
 pub use live::Live;
-pub use world::Programs;
 
 use self::simulation::{Course, Named, Simulation, draw_us};
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     report::{Bar, Limit, figure, median, print_bars},
 };
@@ -75,6 +77,8 @@ pub struct Failure {
     pub rows: Vec<Row>,
     /// Weight of the worst model under `hedge`, late nine times in ten; median over the trials.
     pub late_arm_weight: f64,
+    /// All models together, and how sure they are.
+    pub ensemble: Ensemble,
 }
 
 /// All that was measured.
@@ -88,6 +92,8 @@ pub struct Report {
     pub select_us_8_arms: Vec<(String, Vec<f64>)>,
     /// One entry per repeat.
     pub feedback: Vec<Feedbacks>,
+    /// Queries with labels, with and without the cache; one entry per repeat.
+    pub labelled: Vec<Labelled>,
     /// What a reader must know.
     pub notes: Vec<&'static str>,
 }
@@ -157,17 +163,21 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
             live.chart(recorded, &folder.join("selection-live.svg"))?;
         }
     }
-    let mut feedbacks = Vec::new();
+    let (mut feedbacks, mut labelled) = (Vec::new(), Vec::new());
     for repeat in 0..settings.repeats {
         let seed = settings.seed.wrapping_add(repeat as u64);
         let run = feedback::run(&settings.programs, recorded, settings.feedbacks, seed);
         feedbacks.push(runtime.block_on(run)?);
+        let pairs = settings.feedbacks / 2;
+        let run = feedback::labelled(&settings.programs, recorded, pairs, seed);
+        labelled.push(runtime.block_on(run)?);
     }
     Ok(Report {
         failure,
         live: lives,
         select_us_8_arms: costs,
         feedback: feedbacks,
+        labelled,
         notes: NOTES.to_vec(),
     })
 }
@@ -207,11 +217,18 @@ fn simulate(
         .map(|seed| Ok(simulation.policy(&POLICIES[0], &late, seed)?.weights[simulation.worst()]));
     let weights = weights.collect::<anyhow::Result<Vec<_>>>()?;
     let models = ranked.iter().map(|at| (recorded.models[*at].clone(), recorded.error(*at)));
+    let calm = Course { broken_at: 0, mended_at: 0, ..COURSE };
+    let learned = simulation.policy(&POLICIES[0], &calm, settings.seed)?.weights;
+    let best = ranked.first().map_or(f64::NAN, |best| recorded.error(*best));
+    let agreeing = simulation.agreement(&learned);
+    let is_clippers = recording == "cifar10";
+    let ensemble = Ensemble::new(&agreeing, recorded.models.len(), best, is_clippers);
     Ok(Failure {
         recording,
         models: models.collect(),
         rows,
         late_arm_weight: median(&weights).unwrap_or(f64::NAN),
+        ensemble,
     })
 }
 
@@ -251,6 +268,7 @@ impl Failure {
             x: "queries",
             y: "share of wrong answers so far",
             range: (0.0, (most * 1.3).min(1.0)),
+            logarithmic: false,
             shaded: Some((COURSE.broken_at as f64, COURSE.mended_at as f64)),
             lines: shown
                 .into_iter()
@@ -290,6 +308,7 @@ impl Live {
             x: "queries",
             y: "share of wrong answers so far",
             range: (0.0, 0.5),
+            logarithmic: false,
             shaded: Some((self.plan.killed_at as f64, self.plan.back_at as f64)),
             lines,
         }
@@ -353,6 +372,13 @@ impl Report {
         ));
         bars.push(at_most("feedback_lost", "decisions", 0.0, of(|feedback| feedback.lost)));
         bars.push(at_most("feedback_doubled", "decisions", 0.0, of(|feedback| feedback.doubled)));
+        let gain = |one: &Labelled| one.cached_per_s / one.uncached_per_s;
+        let gains = self.labelled.iter().map(gain).collect();
+        bars.push(Bar::new("feedback_cache_gain", "ratio", None, gains));
+        for one in cifar.iter().flat_map(|cifar| &cifar.ensemble.agreement) {
+            let name = format!("confident_error_{}_agree", one.models);
+            bars.push(Bar::new(&name, "ratio", None, one.confident_error.into_iter().collect()));
+        }
         bars
     }
 }
@@ -368,6 +394,23 @@ pub fn print(out: &mut impl Write, report: &Report, bars: &[Bar]) -> io::Result<
         for row in &failure.rows {
             let segments: Vec<_> = row.segments.iter().map(|part| format!("{part:.3}")).collect();
             writeln!(out, "{:>28}{:>9.4}  {}", row.name, row.cumulative_error, segments.join(" "))?;
+        }
+        let Ensemble { error, best_model_error, relative_cut, agreement } = &failure.ensemble;
+        writeln!(
+            out,
+            "ensemble without a failure: {error:.4}, the best model alone {best_model_error:.4}: cut \
+             by {:.1} %",
+            relative_cut * 100.0
+        )?;
+        for one in agreement {
+            let say = |value: Option<f64>| value.map_or_else(|| "none".into(), figure);
+            let (confident, unsure) = (say(one.confident_error), say(one.unsure_error));
+            let share = one.confident * 100.0;
+            writeln!(
+                out,
+                "{:>5} or more agree on {share:.1} %: wrong {confident}, of the others {unsure}",
+                one.models
+            )?;
         }
     }
     for live in &report.live {

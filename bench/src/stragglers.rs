@@ -17,13 +17,11 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     chart::{Chart, Line},
+    process::Programs,
     recorded::Recorded,
     replay::Delay,
     report::{Bar, Limit, figure, median, print_bars},
-    selection::{
-        Programs,
-        world::{Setup, World, answered, query},
-    },
+    selection::world::{Setup, World, answered, query},
     sleeper::wait_until,
 };
 
@@ -118,6 +116,7 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Report> {
                 apart: &[],
                 delay: Some(settings.delay),
                 // The generator and sixteen containers share the processors with the way out.
+                cache: false,
                 more: "slack = \"2ms\"",
             };
             runtime.block_on(World::start(&settings.programs, &recorded, &setup, settings.seed))
@@ -271,6 +270,7 @@ impl Report {
             x: "models",
             y: "milliseconds from the intended start",
             range: (0.0, most * 1.1),
+            logarithmic: false,
             shaded: None,
             lines,
         }

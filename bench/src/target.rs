@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use futures::{StreamExt as _, TryStreamExt as _};
 use skysail_proto::pb::v1;
 use tokio::runtime::Handle;
 use tonic::{
@@ -48,6 +49,15 @@ pub struct TargetConfig {
 }
 
 impl TargetConfig {
+    /// Makes the connections.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Vec<Channel>> {
+        futures::stream::iter(0..self.connections.max(1))
+            .map(|_| connect(&self.server))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
     /// How many lanes take turns: streams, or connections.
     pub(crate) fn lanes(&self) -> usize {
         match self.api {
@@ -56,6 +66,9 @@ impl TargetConfig {
         }
     }
 }
+
+/// Connections that are made at the same time: a server's queue of those to accept is short.
+const AT_ONCE: usize = 32;
 
 /// Sends queries.
 #[derive(Debug)]
@@ -66,14 +79,10 @@ pub(crate) enum Driver {
 }
 
 impl Driver {
-    /// Connects.
-    pub(crate) async fn connect(config: &TargetConfig, run: &Arc<Run>) -> anyhow::Result<Self> {
-        let mut channels = Vec::new();
-        for _ in 0..config.connections.max(1) {
-            channels.push(connect(&config.server).await?);
-        }
+    /// Over connections that were made.
+    pub(crate) fn over(channels: Vec<Channel>, config: &TargetConfig, run: &Arc<Run>) -> Self {
         let (run, runtime) = (Arc::clone(run), Handle::current());
-        Ok(match config.api {
+        match config.api {
             Api::Predict => Self::Unary(unary::Unary::new(channels, run, runtime)),
             Api::ModelInfer => {
                 Self::OpenInference(open_inference::OpenInference::new(channels, run, runtime))
@@ -81,7 +90,7 @@ impl Driver {
             Api::PredictStream => {
                 Self::Stream(stream::Streams::open(&channels, config.streams.max(1), &run))
             }
-        })
+        }
     }
 
     /// Sends a job; never waits.

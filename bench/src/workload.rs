@@ -18,6 +18,8 @@ use crate::npy;
 /// Distinct inputs that are kept ready where every request is to be unique; each is perturbed
 /// before it is sent.
 const POOL: usize = 256;
+/// Fewer of large inputs, so that the pool has no more bytes than this.
+const POOL_BYTES: usize = 64 << 20;
 
 /// What the requests hold.
 #[derive(Clone, Debug)]
@@ -52,6 +54,21 @@ pub struct Workload {
     shape: Vec<i64>,
     inputs: Vec<Bytes>,
     popular: Option<Popular>,
+    spread: Spread,
+}
+
+/// Over what requests are spread, each by a draw of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    /// Applications, named for the workload's and a number from 0; 0: the workload's own alone.
+    pub applications: u64,
+    /// Contexts, named as by [`context`]; 0: none.
+    pub contexts: u64,
+}
+
+/// The name of a context.
+pub fn context(number: u64) -> String {
+    format!("context-{number}")
 }
 
 /// Some inputs are asked for again and again, the others never twice.
@@ -75,7 +92,8 @@ impl Workload {
     /// unique.
     pub fn new(mut config: WorkloadConfig) -> anyhow::Result<Self> {
         ensure!(config.rows > 0, "a request needs at least one row");
-        let distinct = if config.repeat == 0 { POOL } else { config.repeat };
+        let pool = POOL_BYTES / (4 * config.rows * config.features).max(1);
+        let distinct = if config.repeat == 0 { pool.clamp(2, POOL) } else { config.repeat };
         let inputs = match &config.input {
             Some(path) => {
                 let rows = npy::read_rows(path, config.scale)?;
@@ -91,7 +109,7 @@ impl Workload {
             config.rows * config.features
         );
         let shape = vec![i64::try_from(config.rows)?, i64::try_from(config.features)?];
-        Ok(Self { config, shape, inputs, popular: None })
+        Ok(Self { config, shape, inputs, popular: None, spread: Spread::default() })
     }
 
     /// The same requests, the unique ones counted from elsewhere.
@@ -100,7 +118,7 @@ impl Workload {
         let config = WorkloadConfig { repeat, unique_from, ..self.config.clone() };
         let distinct = if repeat == 0 { self.inputs.len() } else { repeat };
         let inputs = self.inputs.iter().take(distinct).cloned().collect();
-        Self { config, shape: self.shape.clone(), inputs, popular: None }
+        Self { config, shape: self.shape.clone(), inputs, popular: None, spread: self.spread }
     }
 
     /// A `share` of the requests draws its input from all that there are, by Zipf's law; the others
@@ -117,13 +135,20 @@ impl Workload {
         let popular = Popular { share, cumulative: cumulative.collect() };
         let config = WorkloadConfig { repeat: 0, unique_from, ..self.config.clone() };
         let (shape, inputs) = (self.shape.clone(), self.inputs.clone());
-        Self { config, shape, inputs, popular: Some(popular) }
+        Self { config, shape, inputs, popular: Some(popular), spread: self.spread }
     }
 
     /// The same requests to another application.
     #[must_use]
     pub fn asking(mut self, application: &str) -> Self {
         self.config.application = application.into();
+        self
+    }
+
+    /// The same requests, spread over applications and contexts.
+    #[must_use]
+    pub fn over(mut self, spread: Spread) -> Self {
+        self.spread = spread;
         self
     }
 
@@ -140,8 +165,15 @@ impl Workload {
     /// Request `sequence` of our own API.
     pub fn predict(&self, sequence: u64) -> v1::PredictRequest {
         let timeout = self.config.timeout;
+        let Spread { applications, contexts } = self.spread;
+        // Apart from the sequence itself, which chooses the connection as well.
+        let drawn = sequence.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
         v1::PredictRequest {
-            application: self.config.application.clone(),
+            application: match drawn.checked_rem(applications) {
+                Some(number) => format!("{}-{number}", self.config.application),
+                None => self.config.application.clone(),
+            },
+            context_id: drawn.checked_rem(contexts).map(context).unwrap_or_default(),
             request_id: sequence.to_string(),
             inputs: vec![v1::Tensor {
                 name: self.config.input_name.clone(),
@@ -327,6 +359,21 @@ mod tests {
         assert_eq!(own.request_id, open.id);
         assert_eq!(own.timeout.map(|t| (t.seconds, t.nanos)), Some((1, 500_000_000)));
         assert!(skysail_proto::Tensor::try_from(own.inputs[0].clone()).is_ok());
+    }
+
+    #[test]
+    fn requests_are_spread_over_applications_and_contexts() {
+        let spread = Spread { applications: 3, contexts: 50 };
+        let workload = Workload::new(config(784, 1, 0)).unwrap().over(spread).with(0, 1);
+        let asked: Vec<_> = (0..2_000).map(|sequence| workload.predict(sequence)).collect();
+        let distinct = |of: &dyn Fn(&v1::PredictRequest) -> String| {
+            asked.iter().map(of).collect::<std::collections::HashSet<_>>().len()
+        };
+        assert_eq!(distinct(&|one| one.application.clone()), 3);
+        assert_eq!(distinct(&|one| one.context_id.clone()), 50);
+        assert!(asked.iter().any(|one| one.context_id == context(49)));
+        let plain = Workload::new(config(784, 1, 0)).unwrap().predict(7);
+        assert_eq!((plain.context_id.as_str(), plain.application.contains('-')), ("", false));
     }
 
     #[test]

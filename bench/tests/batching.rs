@@ -29,6 +29,7 @@ fn settings(parts: Vec<Part>) -> Settings {
         models: root.join("target/bench-models"),
         forest: root.join("models/fashion-mnist/forest.onnx"),
         onnx_runtime: None,
+        charts: None,
         repeats: 1,
         block: Duration::from_millis(60),
         threads: 1,

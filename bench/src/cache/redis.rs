@@ -1,22 +1,15 @@
 //! A Redis that is lost: what queries notice of it.
 
-use std::{
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{process::Command, thread, time::Duration};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
-use tempfile::TempDir;
 
 use super::{Settings, plan};
 use crate::{
     arrivals::{Arrivals, Shape},
     load::{Block, Pace, run},
-    process::ServerProcess,
+    process::{RedisProcess, ServerProcess},
     workload::Workload,
 };
 
@@ -38,16 +31,9 @@ const RATE: f64 = 1_000.0;
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(super) fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Lost> {
-    let redis = Redis::start(&settings.redis)?;
-    let url = format!("redis://127.0.0.1:{}", redis.port);
-    let mut config = std::fs::read_to_string(&settings.config)
-        .with_context(|| format!("reading {}", settings.config.display()))?;
-    config.push_str(&format!("\n[cache]\nredis = \"{url}\"\n"));
-    // Beside the other one, since paths in it are relative.
-    let folder = settings.config.parent().unwrap_or(Path::new("."));
-    let shared = tempfile::Builder::new().suffix(".toml").tempfile_in(folder)?;
-    std::fs::write(shared.path(), config)?;
-    let with = ServerProcess::skysail(&settings.skysail, shared.path(), None)?;
+    let redis = RedisProcess::start(&settings.redis)?;
+    let more = format!("[cache]\nredis = \"redis://{}\"\n", redis.address);
+    let with = ServerProcess::skysail_with(&settings.skysail, &settings.config, &more)?;
     let without = ServerProcess::skysail(&settings.skysail, &settings.config, None)?;
     let mut blocks = Blocks { settings, workload, sent: 1 << 24 };
 
@@ -55,7 +41,7 @@ pub(super) fn measure(settings: &Settings, workload: &Workload) -> anyhow::Resul
     for fault in [Fault::Stopped, Fault::Killed] {
         // It works, and fails in the middle of the block.
         let struck = settings.block / 2;
-        let pid = redis.child.id();
+        let pid = redis.pid();
         let strike = thread::spawn(move || {
             thread::sleep(struck);
             signal(pid, if fault == Fault::Stopped { "-STOP" } else { "-KILL" })
@@ -101,43 +87,6 @@ impl Blocks<'_> {
         let pace = Pace::Open(Box::new(Arrivals::new(Shape::Poisson, RATE, 1.0, seed)?));
         let workload = self.workload.with(0, self.sent << 32);
         run(plan(self.settings, workload, server, pace)).context("with a Redis that fails")
-    }
-}
-
-/// A `redis-server` of its own; it ends when this is dropped.
-struct Redis {
-    child: Child,
-    port: u16,
-    _folder: TempDir,
-}
-
-impl Redis {
-    /// From `redis-server` in the `bin` of a folder, beside it the `lib` it may need.
-    fn start(folder: &Path) -> anyhow::Result<Self> {
-        let program = folder.join("bin/redis-server");
-        ensure!(
-            program.is_file(),
-            "there is no {}: `cargo xtask setup` fetches it, or name its folder with --redis",
-            program.display()
-        );
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let data = TempDir::new()?;
-        let child = Command::new(program)
-            .env("LD_LIBRARY_PATH", folder.join("lib"))
-            .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-            .arg("--dir")
-            .arg(data.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("starting redis-server")?;
-        Ok(Self { child, port, _folder: data })
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

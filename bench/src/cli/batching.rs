@@ -50,8 +50,10 @@ impl BatchingArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let program = std::env::current_exe().context("finding this program")?;
         let parts = if self.parts.is_empty() {
-            let all = vec![Part::Seam, Part::Sleeping, Part::Lenet, Part::RbfSvm];
-            self.common.choose(vec![Part::Seam, Part::Sleeping, Part::Lenet], all.clone(), all)
+            let quick = vec![Part::Seam, Part::Containers, Part::Sleeping, Part::Lenet];
+            let mut all = quick.clone();
+            all.push(Part::RbfSvm);
+            self.common.choose(quick, all.clone(), all)
         } else {
             self.parts.clone()
         };
@@ -63,6 +65,7 @@ impl BatchingArgs {
             models: self.models,
             forest: self.forest,
             onnx_runtime: self.onnxruntime,
+            charts: self.common.out.clone(),
             repeats: self.repeats.unwrap_or_else(|| self.common.choose(3, 5, 5)),
             block: self.block.unwrap_or(Duration::from_millis(millis)),
             threads: self.threads.unwrap_or_else(default_threads),

@@ -38,6 +38,9 @@ pub struct OverheadArgs {
     /// Its configuration file.
     #[arg(long, value_name = "FILE", requires = "skysail")]
     config: Option<PathBuf>,
+    /// The model behind the application, which is also run alone.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
     /// Its data folder; a temporary one unless given.
     #[arg(long, value_name = "DIR", requires = "skysail")]
     data_dir: Option<PathBuf>,
@@ -59,11 +62,20 @@ pub struct OverheadArgs {
     threads: Option<usize>,
 }
 
+const QUIET: &str = "[telemetry]\nmetrics = false\ntrace_ratio = 0.0\n";
+
 impl OverheadArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let started = match (&self.skysail, &self.config) {
             (Some(program), Some(config)) => {
                 Some(ServerProcess::skysail(program, config, self.data_dir.as_deref())?)
+            }
+            _ => None,
+        };
+        // Its twin without metrics and traces.
+        let quiet = match (&self.skysail, &self.config) {
+            (Some(program), Some(config)) => {
+                Some(ServerProcess::skysail_with(program, config, QUIET)?)
             }
             _ => None,
         };
@@ -89,6 +101,8 @@ impl OverheadArgs {
             rate: self.rate,
             threads: self.threads.unwrap_or_else(default_threads),
             seed: self.common.seed,
+            model: self.model,
+            quiet,
         };
         let workload = self.request.workload(0, self.common.seed)?;
         let overhead: Overhead = measure(&settings, &workload)?;

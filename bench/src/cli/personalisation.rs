@@ -2,15 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
 use super::Common;
 use crate::{
     personalisation::{Settings, measure, print},
+    process::Programs,
     report::Report,
-    selection::Programs,
 };
 
 /// Options of `personalisation`.
@@ -41,10 +40,8 @@ pub struct PersonalisationArgs {
 
 impl PersonalisationArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let bench = std::env::current_exe().context("finding this program")?;
-        let skysail = self.skysail.unwrap_or_else(|| bench.with_file_name("skysail"));
         let settings = Settings {
-            programs: Programs { skysail, bench },
+            programs: Programs::find(self.skysail)?,
             recording: self.recording,
             policy: self.policy,
             trials: self.trials.unwrap_or_else(|| self.common.choose(10, 50, 50)),

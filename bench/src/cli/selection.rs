@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use super::Common;
 use crate::{
     open_inference,
+    process::Programs,
     replay::{Delay, Replay},
     report::Report,
-    selection::{Programs, Settings, measure, print},
+    selection::{Settings, measure, print},
 };
 
 /// Options of `selection`.
@@ -45,10 +46,8 @@ pub struct SelectionArgs {
 
 impl SelectionArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let bench = std::env::current_exe().context("finding this program")?;
-        let skysail = self.skysail.unwrap_or_else(|| bench.with_file_name("skysail"));
         let settings = Settings {
-            programs: Programs { skysail, bench },
+            programs: Programs::find(self.skysail)?,
             data: self.common.data.clone(),
             fashion: (self.models, self.images),
             charts: self.common.out.clone(),

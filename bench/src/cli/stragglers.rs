@@ -2,15 +2,14 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
 use super::Common;
 use crate::{
+    process::Programs,
     replay::Delay,
     report::Report,
-    selection::Programs,
     stragglers::{Settings, measure, print},
 };
 
@@ -47,10 +46,8 @@ pub struct StragglersArgs {
 
 impl StragglersArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let bench = std::env::current_exe().context("finding this program")?;
-        let skysail = self.skysail.unwrap_or_else(|| bench.with_file_name("skysail"));
         let settings = Settings {
-            programs: Programs { skysail, bench },
+            programs: Programs::find(self.skysail)?,
             recording: self.recording,
             sizes: self.sizes,
             queries: self.queries.unwrap_or_else(|| self.common.choose(250, 2_000, 2_000)),

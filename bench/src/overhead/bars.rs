@@ -2,21 +2,28 @@
 
 use super::{Overhead, Side, Transport};
 use crate::{
+    limits::share as share_of_limit,
     load::Block,
     report::{Bar, Limit},
 };
 
-pub(super) const NOTES: [&str; 4] = [
+pub(super) const NOTES: [&str; 5] = [
     "latencies of added_* run from the sending, unless a name says from_intended: the generator's \
      lag is in both sides and would flatter the ratio",
     "added_* is (Skysail - echo) / echo; the hop is the cached path, without a model's time",
     "cpu_* and served_* are of the closed blocks, cpu_*_open of the open ones; CPU is the whole \
      server process, models in it included",
-    "served_vs_limit (it needs the bare runtime at its best batch) and telemetry_cpu_share (it \
-     needs a server without telemetry) are not measured yet",
+    "served_vs_limit: uncached answers per second over the smaller of the echo's and of the bare \
+     runtime's rows per second at its best batch; of the two transports the worse",
+    "telemetry_cpu_share: what metrics and traces (1 % sampled, as by default) add to the CPU of a \
+     cached answer, over all of it",
 ];
 
 pub(super) fn of(overhead: &Overhead) -> Vec<Bar> {
+    let share = |name: &str, transport| {
+        let repeats = telemetry_share(overhead, transport);
+        Bar::new(name, "ratio", Some(Limit::AtMost(0.05)), repeats)
+    };
     let ratio = |name: &str, transport, side, limit, measure: &Measure<'_>| {
         let repeats = measure.against_echo(overhead, transport, side);
         Bar::new(name, "ratio", limit, repeats)
@@ -32,8 +39,9 @@ pub(super) fn of(overhead: &Overhead) -> Vec<Bar> {
     vec![
         ratio("added_p50_vs_echo", unary, cached, Some(Limit::AtMost(2.0)), &p50),
         ratio("added_p99_vs_echo", unary, cached, None, &p99),
-        Bar::new("served_vs_limit", "ratio", Some(Limit::AtLeast(0.9)), Vec::new()),
-        Bar::new("telemetry_cpu_share", "ratio", Some(Limit::AtMost(0.05)), Vec::new()),
+        Bar::new("served_vs_limit", "ratio", Some(Limit::AtLeast(0.9)), served_vs_limit(overhead)),
+        share("telemetry_cpu_share", unary),
+        share("telemetry_cpu_share_stream", stream),
         ratio("cpu_unary_cached_vs_echo", unary, cached, Some(Limit::AtMost(1.25)), &cost),
         ratio("cpu_stream_cached_vs_echo", stream, cached, Some(Limit::AtMost(2.0)), &cost),
         ratio("cpu_unary_cached_vs_echo_open", unary, cached, None, &open_cost),
@@ -50,6 +58,34 @@ pub(super) fn of(overhead: &Overhead) -> Vec<Bar> {
         ratio("added_p50_uncached_vs_echo", unary, uncached, None, &p50),
         ratio("added_p50_stream_uncached_vs_echo", stream, uncached, None, &p50),
     ]
+}
+
+/// A figure of the closed blocks of a side, one per repeat.
+fn closed(
+    overhead: &Overhead,
+    transport: Transport,
+    side: Side,
+    of: fn(&Block) -> Option<f64>,
+) -> Vec<f64> {
+    let series = overhead.series(transport, side);
+    series.map_or_else(Vec::new, |series| series.closed.iter().filter_map(of).collect())
+}
+
+/// By repeat, the worse of the two transports.
+fn served_vs_limit(overhead: &Overhead) -> Vec<f64> {
+    let runtime: Vec<f64> = overhead.runtime.iter().map(|best| best.rows_per_s).collect();
+    let shares = |transport| {
+        let rate = |side| closed(overhead, transport, side, |b| Some(b.tally.answered_per_s));
+        share_of_limit(&rate(Side::Uncached), &rate(Side::Echo), &runtime)
+    };
+    let (unary, stream) = (shares(Transport::Unary), shares(Transport::Stream));
+    unary.iter().zip(&stream).map(|(unary, stream)| unary.min(*stream)).collect()
+}
+
+fn telemetry_share(overhead: &Overhead, transport: Transport) -> Vec<f64> {
+    let cost = |side| closed(overhead, transport, side, |b| b.cpu.server_us_per_reply);
+    let (with, without) = (cost(Side::Cached), cost(Side::Quiet));
+    with.iter().zip(&without).map(|(with, without)| (with - without) / with).collect()
 }
 
 /// What is taken of a block, and from which blocks.

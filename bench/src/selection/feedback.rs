@@ -12,8 +12,8 @@ use serde::Serialize;
 use skysail_proto::pb::v1::{self, FeedbackOutcome, feedback_client::FeedbackClient};
 use tokio::{task::JoinSet, time::Instant};
 
-use super::world::{Programs, Setup, World, label, query};
-use crate::recorded::Recorded;
+use super::world::{Setup, World, label, query};
+use crate::{process::Programs, recorded::Recorded};
 
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +41,64 @@ const CONNECTIONS: usize = 3;
 /// One message in so many is sent twice.
 const TWICE: usize = 10;
 
+/// A query and its label, again and again over four models: how many a second without the cache, and
+/// with it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Labelled {
+    /// Pairs per second, every model asked each time.
+    pub uncached_per_s: f64,
+    /// The same of inputs that are in the cache, but for the first time.
+    pub cached_per_s: f64,
+}
+
+/// Of that comparison: models, and rows that come again.
+const MODELS: usize = 4;
+const ROWS: usize = 250;
+
+/// Runs that comparison. The label of a decision joins what it recorded, so the cache saves the
+/// models of the query, and nothing of the label.
+///
+/// # Errors
+///
+/// A process did not start, or a stream broke.
+pub(super) async fn labelled(
+    programs: &Programs,
+    recorded: &Recorded,
+    pairs: usize,
+    seed: u64,
+) -> anyhow::Result<Labelled> {
+    let mut per_s = [0.0; 2];
+    for (per_s, cache) in per_s.iter_mut().zip([false, true]) {
+        let setup = Setup {
+            policy: "{ name = \"hedge\" }",
+            objective: Duration::from_secs(5),
+            models: Some(MODELS),
+            apart: &[],
+            delay: None,
+            cache,
+            more: "",
+        };
+        let world = World::start(programs, recorded, &setup, seed).await?;
+        let rows = ROWS.min(recorded.rows());
+        let queries = (0..pairs).map(move |place| v1::PredictRequest {
+            request_id: place.to_string(),
+            ..query(place % rows, "")
+        });
+        let label = |answer: &v1::PredictResponse| {
+            let place: usize = answer.request_id.parse()?;
+            Ok(label(answer.decision_id.clone(), recorded.targets[place % rows]))
+        };
+        let channel = world.another_channel().await?;
+        let start = Instant::now();
+        let queries = futures::stream::iter(queries);
+        let applied = crate::labelled::run(channel, queries, label).await?;
+        ensure!(applied == pairs as u64, "{applied} of {pairs} labels were applied");
+        *per_s = pairs as f64 / start.elapsed().as_secs_f64();
+    }
+    let [uncached_per_s, cached_per_s] = per_s;
+    Ok(Labelled { uncached_per_s, cached_per_s })
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -58,6 +116,7 @@ pub(super) async fn run(
         models: None,
         apart: &[],
         delay: None,
+        cache: false,
         more: "",
     };
     let world = World::start(programs, recorded, &setup, seed).await?;

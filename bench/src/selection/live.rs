@@ -8,8 +8,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::Serialize;
 use tokio::{sync::Mutex, task::JoinSet, time::Instant};
 
-use super::world::{Programs, Setup, World, answered, label, query};
-use crate::recorded::Recorded;
+use super::world::{Setup, World, answered, label, query};
+use crate::{process::Programs, recorded::Recorded};
 
 /// How to run it.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -90,6 +90,7 @@ pub(super) async fn run(
         models: None,
         apart: &[best],
         delay: None,
+        cache: false,
         more: "",
     };
     let world = World::start(programs, recorded, &setup, seed).await?;

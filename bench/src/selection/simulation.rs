@@ -249,6 +249,32 @@ impl<'a> Simulation<'a> {
         Ok(Trial { right, weights })
     }
 
+    /// By row: whether the answer of all models with these weights is right, and how many of them
+    /// say the same.
+    pub(super) fn agreement(&self, weights: &[f64]) -> Vec<(bool, usize)> {
+        let models = self.names.len();
+        let chosen = Chosen { arms: models, weight: weights.iter().sum() };
+        let row = |(answers, target): (&[Answer], &usize)| {
+            let got: Vec<_> = answers
+                .iter()
+                .zip(weights)
+                .enumerate()
+                .map(|(arm, (answer, weight))| Got {
+                    arm,
+                    weight: *weight,
+                    answer: &answer.read,
+                    tensors: &answer.tensors,
+                })
+                .collect();
+            let combined = self.combiner.combine(1, &got, chosen, None);
+            let said = combined.answers.into_iter().next().and_then(|answer| answer.label);
+            let same = |answer: &&Answer| answer.read.labels().into_iter().next().flatten() == said;
+            let right = said == Some(Label::Int(*target as i64));
+            (right, answers.iter().filter(same).count())
+        };
+        self.answers.chunks(models.max(1)).zip(&self.recorded.targets).map(row).collect()
+    }
+
     fn arms<'b>(&'b self, availability: &[f64]) -> Vec<LiveArm<'b>> {
         let arm = |(arm, availability): (&'b Arc<str>, &f64)| LiveArm {
             arm,

@@ -1,6 +1,6 @@
 //! A real server over containers that replay a recording.
 
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, ensure};
 use skysail_proto::pb::v1::{
@@ -15,20 +15,11 @@ use tempfile::TempDir;
 use tonic::transport::Channel;
 
 use crate::{
-    process::{ReplayOptions, ServerProcess},
+    process::{Programs, ReplayOptions, ServerProcess},
     recorded::Recorded,
     replay,
     target::connect,
 };
-
-/// The programs.
-#[derive(Clone, Debug)]
-pub struct Programs {
-    /// The `skysail` binary.
-    pub skysail: PathBuf,
-    /// This one, whose `replay` is started.
-    pub bench: PathBuf,
-}
 
 /// An application over a recording.
 #[derive(Clone, Debug)]
@@ -43,6 +34,8 @@ pub(crate) struct Setup<'a> {
     pub apart: &'a [usize],
     /// How long containers take.
     pub delay: Option<replay::Delay>,
+    /// Answers are kept, and given again to the same query.
+    pub cache: bool,
     /// More of the application, as TOML lines.
     pub more: &'a str,
 }
@@ -107,6 +100,11 @@ impl World {
         }
         let programs = programs.clone();
         Ok(Self { programs, _folder: folder, server, apart, _together: together, channel })
+    }
+
+    /// The server's process.
+    pub(crate) fn server_pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// Kills a model that is apart, as `kill -9` does.
@@ -214,7 +212,7 @@ inputs = [{{ name = "{}", datatype = "INT64", shape = [-1, 1] }}]
 outputs = [{{ name = "{}", datatype = "FP32", shape = [-1, {}] }}]
 policy = {}
 links = [{}]
-cache = {{ enabled = false }}
+cache = {{ enabled = {} }}
 {}
 "#,
         setup.objective.as_millis(),
@@ -224,6 +222,7 @@ cache = {{ enabled = false }}
         recorded.classes,
         setup.policy,
         links.join(", "),
+        setup.cache,
         setup.more,
     )?;
     Ok(text)
