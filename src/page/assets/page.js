@@ -8,6 +8,8 @@ const STYLES = 8;
 const DOWN = ["STALLED", "BROKEN", "GONE"];
 /// Seconds that an accuracy on a chart is over.
 const SCORED_OVER = 10;
+/// Rows that it needs: the share of one or two is no accuracy.
+const SCORED_LEAST = 5;
 
 const $ = (id) => document.getElementById(id);
 const store = new Store();
@@ -137,7 +139,7 @@ function showCurves(application) {
     title: `Weight by arm${some}`, times, most: 1, say: hundredths,
     lines: shown.map(({ name, style, points }) => ({ name, style, values: points.weight })),
   });
-  const accuracy = (points) => share(points.loss ?? [], points.scored ?? [], SCORED_OVER)
+  const accuracy = (points) => share(points.loss ?? [], points.scored ?? [], SCORED_OVER, SCORED_LEAST)
     .map((loss) => loss === null ? null : 1 - loss);
   const right = [{ name: "answers given", style: "own", values: accuracy(points) }].concat(
     shown.map(({ name, style, points }) => ({ name, style, values: accuracy(points) })));

@@ -53,8 +53,9 @@ export class Store {
   }
 }
 
-/// The sum of one list over that of another, over the last `seconds`; null where there is nothing.
-export function share(over, under, seconds) {
+/// The sum of one list over that of another, over the last `seconds`; null where the other one's is
+/// less than `least`.
+export function share(over, under, seconds, least = 1) {
   let [above, below] = [0, 0];
   return (under ?? []).map((_, at) => {
     above += over[at] ?? 0;
@@ -64,7 +65,7 @@ export function share(over, under, seconds) {
       above -= over[gone] ?? 0;
       below -= under[gone] ?? 0;
     }
-    return below > 0 ? above / below : null;
+    return below >= least ? above / below : null;
   });
 }
 
