@@ -130,10 +130,6 @@ const NOTES: [&str; 3] = [
     "input bytes: a container in another process answers at once, so each byte is also sent on",
 ];
 
-/// Queries under way in closed blocks, unless there are more connections.
-const DEPTH: usize = 16;
-/// Beyond as many the closed block measures a queue.
-const DEEPEST: usize = 1_000;
 /// Nothing here is to be refused for its time.
 const OBJECTIVE: Duration = Duration::from_secs(2);
 
@@ -159,10 +155,9 @@ fn grow(settings: &Settings, axis: Axis, sizes: &[u64]) -> anyhow::Result<Growth
         };
         for world in in_turn {
             let seed = settings.seed.wrapping_add(repeat as u64);
-            let depth = world.scene.connections.clamp(DEPTH, DEEPEST);
             sent += 2;
             let watch = Watch::start(world.server.pid())?;
-            let closed = world.load(settings, Pace::Closed(depth), sent)?;
+            let closed = world.load(settings, Pace::Closed(world.scene.depth), sent)?;
             let arrivals = Arrivals::new(Shape::Poisson, axis.rate(), 1.0, seed)?;
             let open = world.load(settings, Pace::Open(Box::new(arrivals)), sent + 1)?;
             world.point.held = world.point.held.or(watch.stop()?);
@@ -195,6 +190,7 @@ impl World {
     }
 
     fn load(&self, settings: &Settings, pace: Pace, sent: u64) -> anyhow::Result<Block> {
+        let block = settings.block * self.scene.longer;
         let plan = Plan {
             target: TargetConfig {
                 server: self.server.address.clone(),
@@ -204,8 +200,8 @@ impl World {
             },
             workload: self.workload.with(0, sent << 32).over(self.scene.spread),
             pace,
-            warm_up: settings.block / 4,
-            duration: settings.block,
+            warm_up: block / 4,
+            duration: block,
             drain: Duration::from_secs(2),
             objective: OBJECTIVE,
             max_in_flight: 20_000,

@@ -116,7 +116,8 @@ const NOTES: [&str; 4] = [
      metrics are on",
     "within the objective: the highest rate over all depths and protocols of a server whose p99 is at \
      most 20 ms; differences below 1.5 times are ties",
-    "h2load counts any HTTP 200 as an answer: `own` says how many of Skysail's hold one",
+    "h2load counts any HTTP 200 as an answer: `own` says how many of Skysail's hold one, and only \
+     that share counts in the bars",
 ];
 
 /// Runs all of it.
@@ -145,8 +146,10 @@ pub fn measure(settings: &Settings) -> anyhow::Result<Rivals> {
         [] => RIVALS.iter().map(|(name, _)| *name).filter(|name| installed(name)).collect(),
         named => named.iter().map(String::as_str).collect(),
     };
-    for (name, _) in RIVALS.iter().filter(|(name, _)| !rivals.contains(name)) {
-        notes.push(format!("{name} was not measured: it is not installed, or was not asked for"));
+    let absent: Vec<_> =
+        RIVALS.iter().map(|(name, _)| *name).filter(|name| !rivals.contains(name)).collect();
+    if !absent.is_empty() {
+        notes.push(format!("not installed, or not asked for: {}", absent.join(", ")));
     }
     let server = Joining::new(settings)?;
     let own = own(settings, &server)?;
@@ -331,7 +334,7 @@ fn own_of(
 impl Rivals {
     /// Each figure beside the bar that it must meet.
     pub fn bars(&self) -> Vec<Bar> {
-        judge::bars(&self.passes)
+        judge::bars(&self.passes, &self.own)
     }
 }
 

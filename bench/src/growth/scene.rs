@@ -115,7 +115,18 @@ pub(super) struct Scene {
     features: usize,
     pub(super) spread: Spread,
     pub(super) connections: usize,
+    /// Queries under way in closed blocks.
+    pub(super) depth: usize,
+    /// Blocks are so many times as long, where a query takes its time.
+    pub(super) longer: u32,
 }
+
+/// Queries under way in closed blocks, unless there are more connections.
+const DEPTH: usize = 16;
+/// Beyond as many the closed block measures a queue.
+const DEEPEST: usize = 1_000;
+/// Bytes under way in closed blocks: with more, a block would end before its first answers.
+const BYTES_UNDER_WAY: usize = 8 << 20;
 
 impl Scene {
     pub(super) fn new(axis: Axis, size: u64, model: &Path) -> anyhow::Result<Self> {
@@ -158,6 +169,12 @@ impl Scene {
                 contexts: if axis == Axis::Contexts { size } else { 0 },
             },
             connections: if axis == Axis::Connections { count } else { 1 },
+            depth: match axis {
+                Axis::Connections => count.clamp(DEPTH, DEEPEST),
+                Axis::InputBytes => (BYTES_UNDER_WAY / count.max(1)).clamp(1, DEPTH),
+                _ => DEPTH,
+            },
+            longer: if any_width && size >= 1 << 20 { 4 } else { 1 },
         })
     }
 
@@ -270,6 +287,10 @@ mod tests {
         assert_eq!(count(Axis::Applications, 30, "[[application]]"), 30);
         assert_eq!(count(Axis::Replicas, 4, "replicas = 4"), 1);
         assert_eq!(count(Axis::InputBytes, 16, "[[model]]"), 0);
+        let depth = |axis, size| Scene::new(axis, size, model).unwrap().depth;
+        assert_eq!(depth(Axis::InputBytes, 4 << 20), 2);
+        assert_eq!(depth(Axis::InputBytes, 16), depth(Axis::Models, 1));
+        assert_eq!(depth(Axis::Connections, 10_000), DEEPEST);
         assert!(Scene::new(Axis::Models, 1, Path::new("nowhere.onnx")).is_err());
     }
 }

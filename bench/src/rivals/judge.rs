@@ -1,12 +1,13 @@
 //! What the rows say, one figure per alternation.
 
-use super::{MODELS, OBJECTIVE, Row, SERVER, TRITON};
+use super::{MODELS, OBJECTIVE, Own, Row, SERVER, TRITON};
 use crate::report::{Bar, Limit};
 
 const GRPC: &str = "grpc-v2";
 const REST: &str = "rest-v2";
 
-pub(super) fn bars(passes: &[Vec<Row>]) -> Vec<Bar> {
+pub(super) fn bars(passes: &[Vec<Row>], own: &[Own]) -> Vec<Bar> {
+    let passes: Vec<Vec<Row>> = passes.iter().map(|rows| answers_alone(rows, own)).collect();
     let each = |of: &dyn Fn(&[Row]) -> Option<f64>| {
         passes.iter().filter_map(|rows| of(rows)).collect::<Vec<f64>>()
     };
@@ -28,6 +29,21 @@ pub(super) fn bars(passes: &[Vec<Row>]) -> Vec<Bar> {
         ),
         at_most("rest_cpu_vs_triton_m1", 1.0, each(&|rows| worst(rows, REST, |row| row.srv_us))),
     ]
+}
+
+/// h2load takes a refusal for an answer: of Skysail's replies over gRPC only the share counts that our
+/// own driver found to hold one.
+fn answers_alone(rows: &[Row], own: &[Own]) -> Vec<Row> {
+    let counted = |row: &Row| {
+        let mut row = row.clone();
+        let known = own.iter().find(|own| own.model == row.model);
+        if let (SERVER, GRPC, Some(own)) = (row.peer.as_str(), row.proto.as_str(), known) {
+            row.rps *= own.closed_answered;
+            row.srv_us /= own.closed_answered;
+        }
+        row
+    };
+    rows.iter().map(counted).collect()
 }
 
 /// Skysail's figure over Triton's on the first model.
@@ -111,7 +127,7 @@ mod tests {
         // The second alternation has the first model alone.
         let second =
             vec![row(SERVER, GRPC, "m1", 1, 9.0, 1.0), row(TRITON, GRPC, "m1", 1, 9.0, 1.0)];
-        let bars = bars(&[rows.clone(), rows, second]);
+        let bars = bars(&[rows.clone(), rows, second], &[]);
         assert_eq!(value(&bars, "rps_vs_triton_m1_c16"), Some(3.0));
         assert_eq!(value(&bars, "rps_vs_triton_m1_c64"), Some(2.0));
         assert_eq!(value(&bars, "cpu_vs_triton_m1"), Some(0.5));
@@ -122,6 +138,29 @@ mod tests {
     }
 
     #[test]
+    fn refusals_that_h2load_takes_for_answers_do_not_count() {
+        let rows = vec![
+            row(SERVER, GRPC, "m1", 16, 8_000.0, 4.0),
+            row(SERVER, REST, "m1", 16, 8_000.0, 4.0),
+            row(TRITON, GRPC, "m1", 16, 4_000.0, 4.0),
+            row(TRITON, REST, "m1", 16, 4_000.0, 4.0),
+        ];
+        let own = Own {
+            model: "m1".into(),
+            closed_per_s: 0.0,
+            closed_answered: 0.5,
+            rate: 0.0,
+            p50_ms: None,
+            p99_ms: None,
+            goodput_ratio: 0.0,
+        };
+        let bars = bars(&[rows], &[own]);
+        assert_eq!(value(&bars, "rps_vs_triton_m1_c16"), Some(1.0));
+        assert_eq!(value(&bars, "cpu_vs_triton_m1"), Some(1.0));
+        assert_eq!(value(&bars, "rest_rps_vs_triton_m1"), Some(2.0));
+    }
+
+    #[test]
     fn a_server_out_of_the_objective_is_far_behind() {
         let rows = vec![
             row(SERVER, GRPC, "m1", 64, 9_000.0, 5.0),
@@ -129,7 +168,7 @@ mod tests {
             row(SERVER, GRPC, "m3", 64, 9_000.0, 5.0),
             row("mlserver", GRPC, "m2", 64, 500.0, 19.0),
         ];
-        let bars = bars(&[rows]);
+        let bars = bars(&[rows], &[]);
         assert_eq!(value(&bars, "worst_rps_vs_any_rival"), Some(0.0));
         assert_eq!(value(&bars, "cpu_vs_triton_m1"), None);
     }
