@@ -42,7 +42,7 @@ pub struct Registration {
     /// What its server calls the model; empty: the model's name.
     pub remote_model: String,
     /// What its server calls the version; empty: the version, or whatever the server chooses where
-    /// it knows no such version.
+    /// it refuses that one.
     pub remote_version: String,
     /// The most rows of one call; 0: no limit.
     pub max_batch_rows: usize,
@@ -324,6 +324,9 @@ async fn complete(
         registration.remote_version = registration.id.version.as_ref().into();
     }
     if !registration.signature.inputs.is_empty() && !registration.signature.outputs.is_empty() {
+        if version_is_ours {
+            choose_version(registration, open).await?;
+        }
         // A connection is made in one round trip.
         return Ok(open.round_trip);
     }
@@ -332,8 +335,10 @@ async fn complete(
         async move { open.metadata(&name, &version).await }
     };
     let mut answer = asked(registration.remote_version.clone()).await;
-    if version_is_ours && answer.as_ref().is_err_and(|s| s.code() == tonic::Code::NotFound) {
-        // Many servers know a model without versions.
+    let refused = |s: &tonic::Status| s.code() != tonic::Code::DeadlineExceeded;
+    if version_is_ours && answer.as_ref().is_err_and(refused) {
+        // Many servers know a model without versions, or with numbers only, and say so by various
+        // codes.
         let again = asked(String::new()).await;
         if again.is_ok() {
             registration.remote_version.clear();
@@ -359,6 +364,27 @@ async fn complete(
         round_trip = round_trip.min(begun.elapsed());
     }
     Ok(round_trip)
+}
+
+/// Drops a version that is only ours where the server answers without it alone. Without metadata
+/// an inference must tell.
+async fn choose_version(
+    registration: &mut Registration,
+    open: &Connection,
+) -> Result<(), ContainerError> {
+    let mut target = target_of(registration)?;
+    let ask = |target: &Target| {
+        let end = Instant::now() + TEST;
+        tokio::time::timeout_at(end.into(), target.probe(open, Arc::clone(&target.probe), end))
+    };
+    if !matches!(ask(&target).await, Ok(Err(ContainerError::Failed(_)))) {
+        return Ok(());
+    }
+    target.version.clear();
+    if matches!(ask(&target).await, Ok(Ok(()))) {
+        registration.remote_version.clear();
+    }
+    Ok(())
 }
 
 fn signature_of(

@@ -15,7 +15,9 @@ use skysail_containers::{
     BatchObserver, BatchReport, BatchStrategy, ContainerError, ContainerState, DropReason, Models,
     Stored,
 };
-use skysail_proto::{ModelId, PredictError, open_inference::Contents};
+use skysail_proto::{
+    DataType, ModelId, PredictError, Signature, TensorSpec, open_inference::Contents,
+};
 use tower::Service as _;
 
 #[derive(Debug, Default)]
@@ -67,6 +69,16 @@ async fn a_unix_socket_and_a_server_without_versions_will_do() {
     let model = models.register(server.registration()).await.unwrap().model;
     assert_eq!(numbers(ask(&models, &model, &[7]).await), [7]);
     assert_eq!(&*models.containers()[0].address, address);
+    // One whose metadata would not tell: an inference does.
+    let spec = |name: &str| TensorSpec {
+        name: name.into(),
+        datatype: DataType::Int32,
+        shape: vec![-1, -1],
+    };
+    let mut given = server.registration();
+    given.signature = Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] };
+    let model = models.register(given).await.unwrap().model;
+    assert_eq!(numbers(ask(&models, &model, &[8]).await), [8]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -201,6 +201,9 @@ impl GrpcInferenceService for State {
         let timeout =
             request.metadata().get("grpc-timeout").map(|t| t.to_str().unwrap().to_owned());
         let request = request.into_inner();
+        if !self.versions && !request.model_version.is_empty() {
+            return Err(Status::not_found(format!("no version {}", request.model_version)));
+        }
         let parameter = request.parameters.get("timeout").and_then(|p| p.parameter_choice.clone());
         if let Some(skysail_proto::pb::inference::infer_parameter::ParameterChoice::Int64Param(
             us,
