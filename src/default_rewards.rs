@@ -15,7 +15,6 @@ use skysail_selection::{Acknowledgement, DecisionRecord};
 
 use crate::{
     applications::{Applications, Served},
-    metrics::Metrics,
     record::{
         DecisionLogFile, FeedbackLine,
         line::now_ms,
@@ -56,7 +55,6 @@ pub async fn run(
     applications: Applications,
     state: StateFile,
     log: Arc<DecisionLogFile>,
-    metrics: Metrics,
     progress: Arc<Progress>,
     until: Option<Duration>,
 ) {
@@ -85,7 +83,7 @@ pub async fn run(
                 let Some(reader) = readers.get_mut(name) else { return Ok(()) };
                 reader.pass_over(due_ms(served), until);
                 progress.0.lock().insert(name.clone(), reader.until_ms);
-                while reader.round(served, &applications, &state, &log, &metrics).await? {
+                while reader.round(served, &applications, &state, &log).await? {
                     progress.0.lock().insert(name.clone(), reader.until_ms);
                 }
                 progress.0.lock().insert(name.clone(), reader.until_ms);
@@ -168,7 +166,6 @@ impl Reader {
         applications: &Applications,
         state: &StateFile,
         log: &DecisionLogFile,
-        metrics: &Metrics,
     ) -> anyhow::Result<bool> {
         let Some(reward) = served.wire.default_reward else { return Ok(false) };
         let due_ms = due_ms(served);
@@ -188,7 +185,7 @@ impl Reader {
         while let Some((decision, given)) = given.next().await {
             if matches!(given?, Acknowledgement::Applied { .. }) {
                 log.append_feedback(FeedbackLine::default_reward(decision, reward));
-                metrics.feedback(&served.wire.name, "DEFAULT");
+                served.metrics.feedback("DEFAULT");
             }
         }
         if let Some(last) = due.last() {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ApplicationMetrics, FeedbackLabels, Metrics, Protocol, RequestLabels};
+use super::{FeedbackLabels, Metrics, Protocol, RequestLabels};
 
 /// Buckets per power of two, so that a bucket's middle is at most 1/32 off.
 const PARTS: usize = 16;
@@ -118,6 +118,10 @@ impl Recent {
     pub(super) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
+
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
 }
 
 /// Replies so far.
@@ -129,27 +133,6 @@ pub(crate) struct Replies {
     pub(crate) refused: u64,
     /// Of those answered or partial, how many by their deadline.
     pub(crate) in_time: u64,
-}
-
-impl ApplicationMetrics {
-    /// What is counted since this application was put.
-    pub(crate) fn recent(&self) -> &std::sync::Arc<Recent> {
-        &self.recent
-    }
-
-    /// Replies since the server started, refusals since the application was put.
-    pub(crate) fn replies(&self) -> Replies {
-        let sum = |counters: &[prometheus_client::metrics::counter::Counter]| {
-            counters.iter().map(|counter| counter.get()).sum()
-        };
-        Replies {
-            answered: sum(&self.answered),
-            partial: sum(&self.partial),
-            default: sum(&self.default),
-            refused: self.recent.refused.load(Ordering::Relaxed),
-            in_time: self.goodput.get(),
-        }
-    }
 }
 
 impl Metrics {
@@ -164,7 +147,7 @@ impl Metrics {
                     status,
                     protocol: protocol.name(),
                 };
-                self.requests.get(&labels).map_or(0, |counter| counter.get())
+                self.families.requests.get(&labels).map_or(0, |counter| counter.get())
             };
             (status, Protocol::ALL.into_iter().map(of).sum())
         };
@@ -176,7 +159,7 @@ impl Metrics {
         let outcomes = ["APPLIED", "DUPLICATE", "UNKNOWN", "EXPIRED", "DEFAULT", "REFUSED"];
         let count = |outcome: &'static str| {
             let labels = FeedbackLabels { application: application.to_owned(), outcome };
-            (outcome, self.feedback.get(&labels).map_or(0, |counter| counter.get()))
+            (outcome, self.families.feedback.get(&labels).map_or(0, |counter| counter.get()))
         };
         outcomes.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
     }

@@ -87,12 +87,19 @@ impl Server {
         folder: &Path,
         variables: &[(&str, &Path)],
     ) -> Self {
-        Self::listening(&["--listen", "127.0.0.1:0"], config, folder, variables).await
+        let free = ["--listen", "127.0.0.1:0"];
+        Self::listening(&free, config, folder, variables, Stdio::inherit()).await
+    }
+
+    /// Starts it with its log in a file.
+    pub(crate) async fn logging(config: &str, folder: &Path, log: &Path) -> Self {
+        let (free, log) = (["--listen", "127.0.0.1:0"], std::fs::File::create(log).unwrap());
+        Self::listening(&free, config, folder, &[], log.into()).await
     }
 
     /// Starts it where the configuration says.
     pub(crate) async fn start_as_configured(config: &str, folder: &Path) -> Self {
-        Self::listening(&[], config, folder, &[]).await
+        Self::listening(&[], config, folder, &[], Stdio::inherit()).await
     }
 
     async fn listening(
@@ -100,6 +107,7 @@ impl Server {
         config: &str,
         folder: &Path,
         variables: &[(&str, &Path)],
+        log: Stdio,
     ) -> Self {
         let path = folder.join("skysail.toml");
         std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -113,6 +121,7 @@ impl Server {
             .env("SKYSAIL_LOG", "warn")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -193,8 +202,16 @@ impl Server {
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
+        self.get_with(path, &[]).await
+    }
+
+    /// With these headers.
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> String {
         let mut stream = tokio::net::TcpStream::connect(&self.http).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let headers: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
