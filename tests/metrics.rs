@@ -12,11 +12,17 @@ mod scrape;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{Container, ROOT, Server, label, query};
+use common::{Container, ROOT, Server, fp32, label, query};
 use redis::{RedisServer, until};
 use rustix::process::Signal;
 use scrape::{Scrape, documented};
-use skysail_proto::pb::v1;
+use skysail_proto::pb::{
+    inference::{
+        ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+        model_infer_request::InferInputTensor,
+    },
+    v1,
+};
 use tonic::{Code, Status};
 
 /// What a client saw, by application, status and protocol.
@@ -126,6 +132,29 @@ async fn traffic(server: &Server, seen: &mut Seen) {
     assert!(sent.is_empty(), "no answer: {sent:?}");
 }
 
+/// By the door of the Open Inference Protocol, whose answers say less.
+async fn by_the_open_inference_protocol(server: &Server, seen: &mut Seen) {
+    let mut client = GrpcInferenceServiceClient::new(server.channel.clone());
+    let infer = |shape: Vec<i64>| ModelInferRequest {
+        model_name: "app".into(),
+        inputs: vec![InferInputTensor {
+            name: "x".into(),
+            datatype: "FP32".into(),
+            shape,
+            ..Default::default()
+        }],
+        raw_input_contents: vec![fp32(&[77.0, 7.0])],
+        ..Default::default()
+    };
+    client.model_infer(infer(vec![1, 2])).await.unwrap();
+    // Both arms were asked something new.
+    seen.rows += 2.0;
+    let refused = client.model_infer(infer(vec![1, 3])).await.unwrap_err();
+    for status in ["ANSWERED", code(refused.code())] {
+        *seen.replies.entry(("app".into(), status.into(), "oip_grpc")).or_default() += 1.0;
+    }
+}
+
 /// A container that hangs: callers who go, queries that are late or dropped.
 async fn hang(server: &Server, container: &Container, seen: &mut Seen) {
     container.signal(Signal::STOP);
@@ -210,6 +239,7 @@ async fn sums_are_those_that_clients_saw_and_every_name_is_documented() {
     let warm = server.prediction().predict(query("slow", "w", &[[1.0, 1.0]])).await;
     seen.reply("slow", "grpc", warm.map(tonic::Response::into_inner));
     traffic(&server, &mut seen).await;
+    by_the_open_inference_protocol(&server, &mut seen).await;
     let outcomes = feedback(&server, &seen.decisions).await;
     hang(&server, &container, &mut seen).await;
     until("all have a reply", async || {
@@ -259,7 +289,7 @@ fn reconcile(scrape: &Scrape, seen: &Seen, outcomes: &BTreeMap<String, f64>) {
     let reasons = scrape.by("skysail_refusals_total", "reason", &[("application", "unknown")]);
     assert_eq!(reasons, [("unknown_application".to_owned(), 4.0)].into());
     let reasons = scrape.by("skysail_refusals_total", "reason", &[("application", "app")]);
-    assert_eq!(reasons, [("invalid_argument".to_owned(), 4.0)].into());
+    assert_eq!(reasons, [("invalid_argument".to_owned(), 5.0)].into());
 
     let shown = scrape.by("skysail_feedback_total", "outcome", &[("application", "app")]);
     assert_eq!(&shown, outcomes);
