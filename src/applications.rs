@@ -18,6 +18,7 @@ use crate::{
     stack::{Directory, ModelStack, Stack},
     state::StateError,
     stores::Stores,
+    telemetry::{RefusalLog, RefusalLogs},
 };
 
 /// What every application's stack is made of.
@@ -31,6 +32,8 @@ pub struct Parts {
     pub stores: Stores,
     /// Where queries are counted.
     pub metrics: Metrics,
+    /// Where it is said that they were refused.
+    pub refusals: RefusalLogs,
     /// Seeds every draw.
     pub seed: u64,
     /// Tells this front end's decisions from another's.
@@ -59,6 +62,8 @@ pub struct Served {
     pub metrics: ApplicationMetrics,
     /// Counts them for the Open Inference Protocol, since it was put.
     pub statistics: Statistics,
+    /// Says which were refused.
+    pub refusals: Arc<RefusalLog>,
     checked: Application,
     selector: ArcSwapOption<Stack>,
 }
@@ -204,12 +209,13 @@ impl Applications {
     /// It is not known; it comes from the configuration file; the change could not be stored.
     pub async fn delete(&self, name: &str) -> Result<(), ChangeError> {
         let _alone = self.inner.change.lock().await;
-        self.get(name)?;
+        let gone = self.get(name)?;
         self.refuse_declared(name)?;
         self.inner.parts.stores.state.delete_application(name).await?;
         let mut served = HashMap::clone(&self.inner.served.load());
         served.remove(name);
         self.inner.served.store(Arc::new(served));
+        gone.metrics.forget();
         self.hand_down_objectives();
         Ok(())
     }
@@ -293,6 +299,7 @@ impl Applications {
             admission: Admission::new(wire.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT)),
             metrics: counted.unwrap_or_else(|| self.inner.parts.metrics.application(&name)),
             statistics: Statistics::default(),
+            refusals: self.inner.parts.refusals.application(&name),
             wire,
             origin,
             checked,

@@ -16,7 +16,10 @@ use skysail_proto::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use crate::registrar::{self, Standing};
+use crate::{
+    registrar::{self, Standing},
+    telemetry::{Exporter, TraceConfig, Tracer},
+};
 
 mod service;
 
@@ -56,6 +59,8 @@ pub struct Options {
     pub onnxruntime: Option<PathBuf>,
     /// What `ORT_DYLIB_PATH` says.
     pub ort_dylib_path: Option<PathBuf>,
+    /// Where traces go.
+    pub traces: TraceConfig,
 }
 
 /// A running container process.
@@ -71,6 +76,7 @@ pub struct ContainerProcess {
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     drain: Duration,
     socket: Option<PathBuf>,
+    exporter: Option<Exporter>,
 }
 
 impl ContainerProcess {
@@ -91,7 +97,8 @@ impl ContainerProcess {
         tracing::info!(model = %model.id, signature = %model.signature, "loaded");
 
         let (stop, stopping) = watch::channel(false);
-        let service = ModelService::new(models.clone(), model.clone());
+        let (tracer, exporter) = Tracer::start(&options.traces, "skysail-container")?;
+        let service = ModelService::new(models.clone(), model.clone(), tracer);
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", tonic_health::ServingStatus::Serving).await;
         let reflection = tonic_reflection::server::Builder::configure()
@@ -156,7 +163,18 @@ impl ContainerProcess {
             registrars.push(tokio::spawn(registrar));
         }
         let drain = options.drain;
-        Ok(Self { address, models, standings, registrars, leave, stop, server, drain, socket })
+        Ok(Self {
+            address,
+            models,
+            standings,
+            registrars,
+            leave,
+            stop,
+            server,
+            drain,
+            socket,
+            exporter,
+        })
     }
 
     /// Waits until the first front end has taken it. Without any front end: at once.
@@ -195,6 +213,9 @@ impl ContainerProcess {
         self.stop.send_replace(true);
         let drained = tokio::time::timeout(self.drain, self.server).await;
         self.models.shutdown().await;
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
+        }
         if let Some(socket) = self.socket {
             let _ = std::fs::remove_file(socket);
         }

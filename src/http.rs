@@ -1,18 +1,13 @@
 //! The HTTP port: the Open Inference Protocol over REST, metrics, health and the page.
 
 pub mod rest;
+mod scrape;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-    routing::get,
-};
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use parking_lot::Mutex;
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use crate::{
@@ -21,6 +16,7 @@ use crate::{
     page::{self, Page},
     refresh::Refreshed,
     state::RedisState,
+    telemetry::export::SpanCounter,
 };
 
 /// What the HTTP door shows.
@@ -38,6 +34,8 @@ pub struct Face {
     pub cache: skysail_cache::CacheLayer,
     /// For its counters.
     pub redis_state: Option<RedisState>,
+    /// For what became of spans; `None`: there are no traces.
+    pub spans: Option<SpanCounter>,
     /// How far what other front ends commit is known here.
     pub refreshed: Refreshed,
     /// For a browser.
@@ -53,7 +51,7 @@ pub fn router(face: Face) -> Router {
     let page = page::routes(face.page.clone());
     let rest = rest::router(face.rest.clone());
     Router::new()
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(scrape::metrics))
         .route("/health/live", get(|| async { "{\"live\":true}" }))
         .route("/health/ready", get(ready))
         .with_state(face)
@@ -68,40 +66,5 @@ async fn ready(State(face): State<Face>) -> impl IntoResponse {
         (StatusCode::SERVICE_UNAVAILABLE, "{\"ready\":false}")
     } else {
         (StatusCode::OK, "{\"ready\":true}")
-    }
-}
-
-async fn metrics(State(face): State<Face>) -> impl IntoResponse {
-    sample(&face);
-    let mut text = String::new();
-    let encoded = text::encode(&mut text, &face.registry.lock());
-    match encoded {
-        Ok(()) => (
-            StatusCode::OK,
-            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-            text,
-        ),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
-            error.to_string(),
-        ),
-    }
-}
-
-fn sample(face: &Face) {
-    let sampled = &face.metrics.sampled;
-    sampled.containers(&face.models.containers());
-    sampled.cache.sample(&face.cache.stats());
-    if let Some(redis) = &face.redis_state {
-        sampled.state.sample(&redis.stats(), &face.refreshed);
-    }
-    // From memory: a scrape waits for no store. An application whose models are not known yet has
-    // no weights.
-    for (name, selector) in face.applications.stacks() {
-        let arms = selector.application().arms.iter();
-        for (arm, weight) in arms.zip(selector.weights()) {
-            sampled.weight(&name, &arm.name, weight);
-        }
     }
 }

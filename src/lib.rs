@@ -9,7 +9,7 @@
 //! - [`admit`]: bounded concurrency, and the deadline
 //! - [`container`]: a process that serves one model to front ends
 //! - [`registrar`]: keeps a container registered with a front end
-//! - `predict`: one query by whichever door: checked, admitted, answered, counted once
+//! - [`predict`]: one query by whichever door: checked, admitted, answered, counted once
 //! - [`open_inference`]: applications as the models of the Open Inference Protocol
 //! - [`grpc`]: the services of the gRPC port
 //! - [`http`]: metrics and health over HTTP
@@ -17,6 +17,7 @@
 //! - [`status`]: the one map from errors to codes
 //! - [`metrics`]: every metric by name
 //! - [`recent`]: what is counted for the page
+//! - [`telemetry`]: traces, and the log
 //! - [`state`], [`record`]: the transactional file, and the decision log
 //! - [`registrations`]: containers that registered, between the wire, the models and the file
 //! - [`server`]: starts and ends all of it
@@ -42,7 +43,7 @@ pub mod http;
 pub mod metrics;
 pub mod open_inference;
 pub mod page;
-mod predict;
+pub mod predict;
 pub mod recent;
 pub mod record;
 pub mod refresh;
@@ -53,3 +54,4 @@ pub mod stack;
 pub mod state;
 pub mod status;
 pub mod stores;
+pub mod telemetry;

@@ -1,10 +1,12 @@
 //! The `skysail` binary: reads the command line, and leaves the rest to the library.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
-use skysail::cli::{Cli, WrongUsage};
-use tracing_subscriber::EnvFilter;
+use skysail::{
+    cli::{Cli, WrongUsage},
+    telemetry,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -12,14 +14,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // Standard output belongs to what the commands answer; the log goes to standard error.
     let default = if cli.is_quiet() { "warn" } else { "info" };
-    let filter = EnvFilter::try_from_env("SKYSAIL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    telemetry::log::begin(cli.log_format(), default);
     match cli.run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

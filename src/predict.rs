@@ -5,11 +5,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skysail_proto::{Inputs, PredictError, Tensor};
-use skysail_selection::{Application, Prediction, Query};
+use skysail_proto::{Inputs, PredictError, Tensor, Trace};
+use skysail_selection::{Application, Prediction, Query, Status as PredictionStatus};
 use tonic::Status;
 
-use crate::{admit, applications::Served, grpc::Shared, metrics::Protocol, stack::Stack, status};
+use crate::{
+    admit,
+    applications::Served,
+    grpc::Shared,
+    metrics::{ApplicationMetrics, Protocol},
+    open_inference::Statistics,
+    stack::Stack,
+    status,
+    telemetry::{Parent, RefusalLog, Traced, refusals::Refusal},
+};
 
 /// What a client asked an application, as no protocol in particular says it.
 #[derive(Debug, Default)]
@@ -24,62 +33,93 @@ pub(crate) struct Asked {
     pub(crate) outputs: Vec<String>,
 }
 
+/// How a query came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When.
+    pub at: Instant,
+    /// What its transport allows it.
+    pub timeout: Option<Duration>,
+    /// Its caller's trace.
+    pub parent: Parent,
+    /// By which door.
+    pub protocol: Protocol,
+}
+
+impl Arrival {
+    /// Now, without a timeout and without a trace.
+    pub fn by(protocol: Protocol) -> Self {
+        Self { at: Instant::now(), timeout: None, parent: Parent::default(), protocol }
+    }
+}
+
 impl Shared {
     /// One query; its reply is counted here, once, and so is a call that is cancelled. The answer
     /// holds the outputs that were asked for.
     ///
-    /// `read` is called once the application is known.
+    /// `read` is called once the application is known. `request_id` is for the log.
     pub(crate) async fn predict(
         &self,
         application: &str,
+        request_id: &str,
         read: impl FnOnce() -> Result<Asked, PredictError>,
-        arrived: Instant,
-        transport: Option<Duration>,
-        protocol: Protocol,
+        arrival: Arrival,
     ) -> Result<Prediction, Status> {
+        let traced = self.traced(application, arrival);
         let served = match self.applications.get(application) {
             Ok(served) => served,
             Err(error) => {
-                let refused = status::of_predict(&error);
-                self.metrics.unknown_application(refused.code(), protocol);
-                return Err(refused);
+                let (metrics, log) = (self.metrics.unknown(), &self.unknown);
+                let told = Told { metrics, log, statistics: None, request_id, arrival };
+                let unheard = Unheard { told, traced, done: false };
+                return Err(unheard.refuse(status::of_predict(&error), "unknown_application"));
             }
         };
-        let mut counted = Counted { served: &served, arrived, protocol, done: false };
-        let result = self.answer(&served, read, arrived, transport).await;
-        counted.done = true;
-        let took = arrived.elapsed();
-        match result {
+        let (metrics, log) = (&served.metrics, &*served.refusals);
+        let told = Told { metrics, log, statistics: Some(&served.statistics), request_id, arrival };
+        let mut unheard = Unheard { told, traced, done: false };
+        let trace = unheard.traced.as_ref().map(|traced| Arc::clone(traced.trace()));
+        match self.answer(&served, read, arrival, trace).await {
             Ok((prediction, stack)) => {
-                let application = stack.application();
+                unheard.done = true;
+                let (application, took) = (stack.application(), arrival.at.elapsed());
                 let in_time = took <= application.objective;
-                served.metrics.answered(prediction.status, took, in_time, protocol);
+                served.metrics.answered(prediction.status, took, in_time, arrival.protocol);
                 served.statistics.answered(&prediction, took, application.max_age.is_some());
+                if let Some(mut traced) = unheard.traced.take() {
+                    traced.say("skysail.decision_id", prediction.decision_id.to_string());
+                    traced.say("skysail.status", status_name(prediction.status));
+                    traced.end(None);
+                }
                 Ok(prediction)
             }
-            Err(error) => {
-                let refused = status::of_predict(&error);
-                served.metrics.refused(refused.code(), reason(&error), protocol);
-                served.statistics.failed(took);
-                Err(refused)
-            }
+            Err(error) => Err(unheard.refuse(status::of_predict(&error), reason(&error))),
         }
+    }
+
+    fn traced(&self, application: &str, arrival: Arrival) -> Option<Box<Traced>> {
+        let mut traced = self.tracer.begin(arrival.parent, arrival.at)?;
+        traced.say("skysail.application", application.to_owned());
+        traced.say("skysail.protocol", arrival.protocol.name());
+        Some(traced)
     }
 
     async fn answer(
         &self,
         served: &Served,
         read: impl FnOnce() -> Result<Asked, PredictError>,
-        arrived: Instant,
-        transport: Option<Duration>,
+        arrival: Arrival,
+        trace: Option<Arc<Trace>>,
     ) -> Result<(Prediction, Arc<Stack>), PredictError> {
         let stack = self.applications.selector(served).await?;
         let application = stack.application();
         let mut asked = read()?;
         let outputs = std::mem::take(&mut asked.outputs);
         let (objective, slack) = (application.objective, application.slack);
-        let deadline = admit::deadline(arrived, objective, slack, asked.timeout, transport);
-        let query = query(application, asked, deadline)?;
+        let deadline =
+            admit::deadline(arrival.at, objective, slack, asked.timeout, arrival.timeout);
+        let mut query = query(application, asked, deadline)?;
+        query.trace = trace;
         known(application, &outputs)?;
         let _place = served.admission.admit(objective)?;
         let mut prediction = stack.predict(query).await?;
@@ -90,19 +130,65 @@ impl Shared {
     }
 }
 
-/// Counts a query whose call was cancelled, which no reply does.
-struct Counted<'a> {
-    served: &'a Served,
-    arrived: Instant,
-    protocol: Protocol,
+fn status_name(status: PredictionStatus) -> &'static str {
+    match status {
+        PredictionStatus::Answered => "ANSWERED",
+        PredictionStatus::Partial => "PARTIAL",
+        PredictionStatus::Default => "DEFAULT",
+    }
+}
+
+/// Who is told that a query is refused.
+struct Told<'a> {
+    metrics: &'a ApplicationMetrics,
+    log: &'a RefusalLog,
+    /// `None`: there is no such application.
+    statistics: Option<&'a Statistics>,
+    request_id: &'a str,
+    arrival: Arrival,
+}
+
+/// A query without a reply so far. Dropped, it counts as cancelled by its caller.
+struct Unheard<'a> {
+    told: Told<'a>,
+    traced: Option<Box<Traced>>,
     done: bool,
 }
 
-impl Drop for Counted<'_> {
+impl Unheard<'_> {
+    /// Tells of it, and gives the refusal back.
+    fn refuse(mut self, refused: Status, reason: &'static str) -> Status {
+        self.end(&refused, reason);
+        refused
+    }
+
+    fn end(&mut self, refused: &Status, reason: &'static str) {
+        self.done = true;
+        let told = &self.told;
+        told.metrics.refused(refused.code(), reason, told.arrival.protocol);
+        if let Some(statistics) = told.statistics {
+            statistics.failed(told.arrival.at.elapsed());
+        }
+        let trace_id = self.traced.as_ref().map(|traced| traced.id()).unwrap_or_default();
+        let code = status::code_name(refused.code());
+        told.log.say(&Refusal {
+            reason,
+            code,
+            message: refused.message(),
+            request_id: told.request_id,
+            trace_id: &trace_id,
+        });
+        if let Some(mut traced) = self.traced.take() {
+            traced.say("skysail.status", code);
+            traced.end(Some(refused.message().to_owned()));
+        }
+    }
+}
+
+impl Drop for Unheard<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.served.metrics.refused(tonic::Code::Cancelled, "cancelled", self.protocol);
-            self.served.statistics.failed(self.arrived.elapsed());
+            self.end(&Status::cancelled("the caller has gone"), "cancelled");
         }
     }
 }
@@ -146,6 +232,7 @@ pub(crate) fn query(
         },
         context_features: asked.context_features,
         deadline,
+        trace: None,
     })
 }
 

@@ -41,6 +41,7 @@ use crate::{
     registrations, stack,
     state::StateFile,
     stores::Stores,
+    telemetry::{Exporter, Observer, RefusalLogs, Tracer},
 };
 
 /// A running server.
@@ -59,6 +60,9 @@ pub struct Server {
     follow_task: JoinHandle<()>,
     refresh_task: Option<JoinHandle<()>>,
     page_task: JoinHandle<()>,
+    refusals: RefusalLogs,
+    refusals_task: JoinHandle<()>,
+    exporter: Option<Exporter>,
     health: tonic_health::server::HealthReporter,
     models: Models,
     stores: Stores,
@@ -77,14 +81,19 @@ impl Server {
             tracing::info!(library = %library.display(), "found ONNX Runtime");
         }
         let mut registry = Registry::default();
-        let metrics = Metrics::new(&mut registry);
+        let metrics = Metrics::new(&mut registry, config.metrics);
         if config.redis_state.is_some() {
             metrics.sampled.state.register(&mut registry);
         }
+        let (tracer, exporter) = Tracer::start(&config.traces, "skysail")?;
+        if exporter.is_some() {
+            metrics.sampled.traces.register(&mut registry);
+        }
+        let refusals = RefusalLogs::default();
         let instance = rand::random();
         let stores = Stores::open(&config, instance).await?;
         let state = &stores.state;
-        let models = Models::with_observer(Arc::new(metrics.clone()));
+        let models = Models::with_observer(Observer::shared(metrics.clone(), tracer.clone()));
         load_models(&models, &config).await?;
         for (model, version) in state.versions()? {
             models.pin(&model, &version);
@@ -96,6 +105,7 @@ impl Server {
             models: models.clone(),
             stores: stores.clone(),
             metrics: metrics.clone(),
+            refusals: refusals.clone(),
             seed: config.seed.unwrap_or_else(rand::random),
             instance,
         };
@@ -123,6 +133,8 @@ impl Server {
             applications.clone(),
         ));
 
+        let refusals_task = tokio::spawn(refusals.clone().run());
+
         let (stop, stopping) = watch::channel(false);
         let shared = Shared {
             applications: applications.clone(),
@@ -131,6 +143,8 @@ impl Server {
             state: state.clone(),
             log,
             metrics: metrics.clone(),
+            tracer,
+            unknown: refusals.application("unknown"),
             stream_in_flight: config.stream_in_flight,
             stopping: stopping.clone(),
         };
@@ -149,6 +163,7 @@ impl Server {
             models: models.clone(),
             cache,
             redis_state: stores.redis.clone(),
+            spans: exporter.as_ref().map(Exporter::counter),
             refreshed,
             page,
             stopping: stopping.clone(),
@@ -171,6 +186,9 @@ impl Server {
             follow_task,
             refresh_task,
             page_task,
+            refusals,
+            refusals_task,
+            exporter,
             health,
             models,
             stores,
@@ -201,6 +219,11 @@ impl Server {
         self.models.shutdown().await;
         if let Some(task) = self.refresh_task {
             task.abort();
+        }
+        self.refusals_task.abort();
+        self.refusals.close();
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
         self.stores.close().await?;
         drained.with_context(|| {

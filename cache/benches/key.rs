@@ -48,6 +48,7 @@ fn call(inputs: Arc<Inputs>) -> ModelCall {
         deadline: Instant::now() + Duration::from_secs(3600),
         max_age: Some(Duration::from_secs(3600)),
         waiters: None,
+        trace: None,
     }
 }
 

@@ -79,7 +79,13 @@ where
         } else {
             CacheKey::private(&call)
         };
-        let slower = match self.shared.store.lookup(&key, &call.model.id, max_age, now()) {
+        let begun = call.trace.as_ref().map(|_| Instant::now());
+        let looked = self.shared.store.lookup(&key, &call.model.id, max_age, now());
+        if let (Some(begun), Some(trace)) = (begun, &call.trace) {
+            let hit = matches!(looked, Lookup::Hit(_));
+            trace.note("cache", begun, Instant::now(), vec![("skysail.hit", hit.into())]);
+        }
+        let slower = match looked {
             Lookup::Hit(kept) => {
                 self.shared.counters.hits.add(1);
                 return CacheFuture::ready(kept);
@@ -159,7 +165,13 @@ async fn fly<S, P>(
     P: PredictionCache,
 {
     if let Some(answer) = slower {
-        if let Some(kept) = answer.await {
+        let begun = Instant::now();
+        let kept = answer.await;
+        if let Some(trace) = &call.trace {
+            let hit = kept.is_some();
+            trace.note("cache.redis", begun, Instant::now(), vec![("skysail.hit", hit.into())]);
+        }
+        if let Some(kept) = kept {
             return departure.land(Ok(kept_reply(kept)));
         }
         if departure.waiters().is_abandoned() {

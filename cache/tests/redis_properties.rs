@@ -65,6 +65,7 @@ fn call(model: (&str, &str, &str), outputs: &[&str], inputs: Vec<Tensor>) -> Mod
         deadline: Instant::now() + LONG,
         max_age: Some(LONG),
         waiters: None,
+        trace: None,
     }
 }
 

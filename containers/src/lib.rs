@@ -49,7 +49,7 @@ pub use config::{BatchStrategy, Device, ModelConfig};
 pub use container::Container;
 pub use error::ContainerError;
 pub use model::{MaskReason, ModelFuture};
-pub use observer::{BatchObserver, BatchReport, DropReason, NoObserver, Release};
+pub use observer::{BatchObserver, BatchReport, BatchTrace, DropReason, NoObserver, Release};
 pub use registry::{LEASE, Registered, Registration, Stored};
 pub use remote::Address;
 pub use replica::{ContainerInfo, ContainerState};

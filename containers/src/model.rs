@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use skysail_proto::{
     ModelCall, ModelVersion, PredictError, Waiters, call::ModelResult, error::LateReason,
-    waiters::Requeue,
+    trace::SpanRef, waiters::Requeue,
 };
 use tokio::sync::oneshot;
 
@@ -32,7 +32,18 @@ pub use future::ModelFuture;
 pub(crate) use pull::{Batch, Next};
 
 /// How an answer gets back to who asked.
-pub(crate) type Reply = oneshot::Sender<ModelResult>;
+pub(crate) struct Reply {
+    to: oneshot::Sender<ModelResult>,
+    /// The span of a sampled query that waits for it.
+    pub(crate) trace: Option<SpanRef>,
+}
+
+impl Reply {
+    /// Answers, unless whoever asked has gone.
+    pub(crate) fn send(self, result: ModelResult) {
+        let _ = self.to.send(result);
+    }
+}
 
 /// Why an arm should not be asked at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +238,7 @@ impl Model {
             shared,
             queued: now,
             past: Past::default(),
-            payload: reply,
+            payload: Reply { to: reply, trace: call.trace.map(|within| within.span()) },
         };
         let ticket = match self.push(entry, now) {
             Ok(ticket) => ticket,
@@ -312,8 +323,7 @@ impl Model {
                 DropReason::Window => self.late(LateReason::Dropped),
                 _ => self.late(LateReason::Queued),
             };
-            // Whoever asked may have gone.
-            let _ = entry.payload.send(Err(error));
+            entry.payload.send(Err(error));
         }
     }
 

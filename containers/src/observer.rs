@@ -1,8 +1,11 @@
 //! What is told of batches and losses: once per batch, never per query.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use skysail_proto::ModelId;
+use skysail_proto::{ModelId, trace::SpanRef};
 
 /// Hears of every batch and every loss. Called on the replicas' threads and on those of callers,
 /// so it must be quick and must not block.
@@ -21,6 +24,8 @@ pub struct BatchReport<'a> {
     pub model: &'a ModelId,
     /// Which of its replicas, from 0.
     pub replica: usize,
+    /// The same by its name.
+    pub container: &'a str,
     /// Queries in the batch.
     pub queries: usize,
     /// Their rows.
@@ -39,6 +44,22 @@ pub struct BatchReport<'a> {
     pub failed: bool,
     /// The limit after the batch.
     pub next_limit: usize,
+    /// Where a query in it is sampled.
+    pub trace: Option<&'a BatchTrace>,
+}
+
+/// The place of a batch in the traces of its queries: it has a span of its own, a part of the first
+/// sampled query's. A container in another process is told it as its parent.
+#[derive(Clone, Debug)]
+pub struct BatchTrace {
+    /// The batch's own span.
+    pub span: SpanRef,
+    /// What it is a part of: the arm of the first sampled query.
+    pub parent: SpanRef,
+    /// The arms of the other sampled queries.
+    pub links: Vec<SpanRef>,
+    /// When the batch was sent.
+    pub dispatched: Instant,
 }
 
 /// Why a batch was dispatched when it was.

@@ -6,4 +6,4 @@ mod infer;
 
 pub use address::Address;
 pub(crate) use connection::Connection;
-pub(crate) use infer::Target;
+pub(crate) use infer::{Errand, Target};

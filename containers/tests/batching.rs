@@ -144,6 +144,7 @@ impl World {
             deadline: Instant::now() + within,
             max_age: None,
             waiters: None,
+            trace: None,
         }
     }
 

@@ -53,6 +53,7 @@ fn call(model: &Arc<ModelVersion>, inputs: Arc<Inputs>) -> ModelCall {
         deadline: Instant::now() + Duration::from_secs(30),
         max_age: None,
         waiters: None,
+        trace: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{ModelVersion, PredictError, Tensor, TensorError, Waiters, private};
+use crate::{ModelVersion, PredictError, Tensor, TensorError, Waiters, private, trace::Within};
 
 /// 32 bytes that stand for more.
 pub type Digest = [u8; 32];
@@ -110,6 +110,8 @@ pub struct ModelCall {
     /// Those who wait. Set by the layer that runs equal calls once; whoever queues a call without
     /// it makes one from `deadline`.
     pub waiters: Option<Arc<Waiters>>,
+    /// Where in which trace it is asked; `None`: its query is not sampled.
+    pub trace: Option<Within>,
 }
 
 /// The part of a cache key that does not depend on the query: BLAKE3-256 over the model's name,

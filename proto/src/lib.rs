@@ -13,6 +13,7 @@
 //! - [`waiters`]: what a queue may know of those who wait for a call
 //! - [`model`]: [`ModelId`], [`ModelVersion`]
 //! - [`open_inference`]: tensors as the Open Inference Protocol carries them
+//! - [`trace`]: what a sampled query takes along
 //! - [`error`]: [`PredictError`], the one error that crosses the prediction stack
 //!
 //! # What it does not do
@@ -26,6 +27,7 @@ pub mod open_inference;
 mod private;
 pub mod spec;
 pub mod tensor;
+pub mod trace;
 pub mod waiters;
 
 pub use call::{Digest, Inputs, ModelCall, ModelReply};
@@ -33,6 +35,7 @@ pub use error::{Code, PredictError};
 pub use model::{ModelId, ModelVersion};
 pub use spec::{Signature, TensorSpec};
 pub use tensor::{DataType, Tensor, TensorError};
+pub use trace::Trace;
 pub use waiters::Waiters;
 
 /// Generated code.

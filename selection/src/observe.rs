@@ -20,14 +20,14 @@ use std::{
 
 pub use self::score::Scored;
 pub(crate) use self::{applier::Appliers, input::observe as observe_input, score::Scores};
-use skysail_proto::PredictError;
+use skysail_proto::{PredictError, Trace};
 
 use self::applier::{Job, Settled, Told};
 use crate::{
     DecisionId, DecisionRecord, Feedback, Label, Task,
     policy::{Policy, SelectionPolicy},
     query::{Acknowledgement, FeedbackValue},
-    service::{Shared, Slot, now_ms, place},
+    service::{Noted, Shared, Slot, now_ms, place},
     store::StoreError,
 };
 
@@ -69,9 +69,13 @@ struct Tally {
 pub(crate) async fn observe(
     shared: &Arc<Shared>,
     mut feedback: Feedback,
+    trace: Option<&Arc<Trace>>,
 ) -> Result<Acknowledgement, ObserveError> {
     well_formed(shared, &mut feedback.value)?;
-    let Some(record) = known(shared, &feedback).await? else {
+    let noted = Noted::begin(trace);
+    let found = known(shared, &feedback).await;
+    noted.end("join");
+    let Some(record) = found? else {
         return Ok(Acknowledgement::Unknown);
     };
     let window = u64::try_from(shared.application.feedback_window.as_millis()).unwrap_or(u64::MAX);
@@ -80,7 +84,10 @@ pub(crate) async fn observe(
     }
     let rows = rows(feedback.row, &feedback.value, record.answer.len())?;
     takes(shared, &feedback.value)?;
-    apply(shared, record, &feedback.value, &rows).await
+    let noted = Noted::begin(trace);
+    let applied = apply(shared, record, &feedback.value, &rows).await;
+    noted.end("commit");
+    applied
 }
 
 /// As [`observe`], after the window.

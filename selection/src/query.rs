@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skysail_proto::{Inputs, ModelId, Tensor};
+use skysail_proto::{Inputs, ModelId, Tensor, Trace};
 
 use crate::{DecisionId, Label};
 
@@ -20,6 +20,8 @@ pub struct Query {
     pub context_features: Vec<f32>,
     /// When the answer must leave; slack is off already. Fixed when the query was admitted.
     pub deadline: Instant,
+    /// Set where the query is sampled; what is done for it is noted there.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// The answer to a query.

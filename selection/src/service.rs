@@ -9,6 +9,7 @@ mod refusal;
 mod seal;
 mod select;
 mod states;
+mod traced;
 mod view;
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use skysail_proto::{ModelCall, ModelReply, PredictError, call::ModelResult};
+use skysail_proto::{ModelCall, ModelReply, PredictError, Trace, call::ModelResult};
 use tower::{Service, ServiceExt};
 
 pub use self::view::{ArmView, SelectionView, ShadowView};
@@ -30,6 +31,7 @@ pub(crate) use self::{
     learner::{Learned, Learner},
     plan::place,
     states::{Slot, Snapshot, States},
+    traced::Noted,
 };
 use self::{
     gather::gather,
@@ -159,7 +161,24 @@ impl<M> Selector<M> {
     /// Feedback whose future is dropped may be applied or not, or to the context alone. Sending
     /// it again completes it.
     pub async fn observe(&self, feedback: Feedback) -> Result<Acknowledgement, ObserveError> {
-        crate::observe::observe(&self.shared, feedback).await
+        self.observe_traced(feedback, None).await
+    }
+
+    /// As [`observe`](Self::observe); what is done is noted in `trace`.
+    ///
+    /// # Errors
+    ///
+    /// As [`observe`](Self::observe).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`observe`](Self::observe).
+    pub async fn observe_traced(
+        &self,
+        feedback: Feedback,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Acknowledgement, ObserveError> {
+        crate::observe::observe(&self.shared, feedback, trace).await
     }
 
     /// Gives a decision whose feedback window has closed a reward in place of the feedback that
@@ -261,11 +280,16 @@ where
                 shared.application.objective,
             ));
         }
+        let trace = Noted::begin(query.trace.as_ref());
         let slot = shared.slot_of(&query.context_id);
         let decision = shared.decide(&query, &slot);
         let waiting = decision.wait_for_feedback(&slot, query.inputs.rows());
+        trace.end("select");
         let replies = shared.ask(&self.models, &decision, &query).await;
-        let (prediction, record) = shared.seal(query, &slot, decision, replies)?;
+        let trace = Noted::begin(query.trace.as_ref());
+        let sealed = shared.seal(query, &slot, decision, replies);
+        trace.end("combine");
+        let (prediction, record) = sealed?;
         shared.log.append(record);
         if let Some(waiting) = waiting {
             waiting.keep();
@@ -308,9 +332,15 @@ impl Shared {
     {
         let calls = self.plan.calls(decision, query, &self.application);
         let asked = calls.into_iter().map(|call| {
-            let models = models.clone();
+            let (models, trace) = (models.clone(), query.trace.clone());
             // A call that could not be made out is an answer too: this arm's failure.
-            async move { models.oneshot(call?).await }
+            async move {
+                match trace {
+                    None => models.oneshot(call?).await,
+                    // Boxed, so that it takes no room in the calls of all the others.
+                    Some(trace) => Box::pin(traced::ask(trace, models, call?)).await,
+                }
+            }
         });
         gather(asked, query.deadline).await
     }

@@ -9,8 +9,11 @@ use skysail_containers::{BatchStrategy, Device};
 use skysail_proto::ModelId;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Cli;
-use crate::container::{ContainerProcess, Options};
+use super::{Cli, telemetry};
+use crate::{
+    container::{ContainerProcess, Options},
+    telemetry::{LogFormat, TraceConfig},
+};
 
 /// Serves one ONNX model over the Open Inference Protocol and registers it with front ends.
 ///
@@ -23,6 +26,14 @@ pub(super) struct Args {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    #[command(flatten)]
+    telemetry: telemetry::Flags,
+}
+
+impl Args {
+    pub(super) fn log_format(&self) -> LogFormat {
+        self.telemetry.log_format(self.config.as_deref())
+    }
 }
 
 #[derive(Debug, Default, clap::Args, Deserialize)]
@@ -101,7 +112,7 @@ impl Settings {
         }
     }
 
-    fn options(self) -> anyhow::Result<Options> {
+    fn options(self, traces: TraceConfig) -> anyhow::Result<Options> {
         let (Some(path), Some(name), Some(version)) = (self.model, self.name, self.version) else {
             let needed = "--model, --name and --version are needed: as flags, in the environment, \
                           or in the [container] table of the file";
@@ -125,6 +136,7 @@ impl Settings {
             drain: time("--drain", self.drain)?.unwrap_or(Duration::from_secs(10)),
             onnxruntime: self.onnxruntime,
             ort_dylib_path: std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from),
+            traces,
         })
     }
 }
@@ -138,15 +150,16 @@ pub(super) fn time(flag: &str, text: Option<String>) -> anyhow::Result<Option<Du
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
-    let file: File = match &args.config {
-        None => File::default(),
+    let (file, traces): (File, _) = match &args.config {
+        None => (File::default(), TraceConfig::default()),
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
-            toml::from_str(&text).with_context(|| format!("{}", path.display()))?
+            let file = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+            (file, telemetry::of_file(path, &text)?)
         }
     };
-    let options = args.settings.or(file.container).options()?;
+    let options = args.settings.or(file.container).options(args.telemetry.traces(traces))?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut container = ContainerProcess::start(options).await?;

@@ -8,10 +8,13 @@ mod model;
 mod npy;
 mod predict;
 mod serve;
+mod telemetry;
 
 use clap::{Parser, Subcommand};
 
 pub use client::ServerAddress;
+
+use crate::telemetry::LogFormat;
 
 /// Model-selection middleware: one prediction API in front of many machine-learning models.
 #[derive(Debug, Parser)]
@@ -45,6 +48,15 @@ impl Cli {
     /// Whether the log would stand in the way of what the command shows.
     pub fn is_quiet(&self) -> bool {
         !matches!(self.command, Command::Serve(_) | Command::Container(_))
+    }
+
+    /// How the log is written.
+    pub fn log_format(&self) -> LogFormat {
+        match &self.command {
+            Command::Serve(args) => args.log_format(),
+            Command::Container(args) => args.log_format(),
+            _ => LogFormat::default(),
+        }
     }
 
     /// Runs the command.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{config::Config, server::Server};
+use super::telemetry;
+use crate::{config::Config, server::Server, telemetry::LogFormat};
 
 /// Each flag can stand in the file and in the environment, too; a flag wins over the environment,
 /// and that over the file.
@@ -37,6 +38,14 @@ pub(super) struct Args {
     /// The ONNX Runtime library [default: looked for beside the program and in the system].
     #[arg(long, value_name = "FILE", env = "SKYSAIL_ONNXRUNTIME")]
     onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    telemetry: telemetry::Flags,
+}
+
+impl Args {
+    pub(super) fn log_format(&self) -> LogFormat {
+        self.telemetry.log_format(self.config.as_deref())
+    }
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
@@ -53,6 +62,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(addresses) = &args.redis_state {
         config.redis_state = Some(addresses.parse().context("--redis-state")?);
     }
+    config.traces = args.telemetry.traces(config.traces);
     config.onnxruntime = args.onnxruntime.or(config.onnxruntime);
     config.ort_dylib_path = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
     // Before anything is acknowledged: a signal that comes while it starts ends it in order, too.

@@ -4,6 +4,7 @@
 
 mod application;
 mod raw;
+mod telemetry;
 
 use std::{
     path::{Path, PathBuf},
@@ -14,9 +15,11 @@ use skysail_cache::{RedisAddresses, RedisOptions};
 use skysail_containers::{BatchStrategy, Device, ModelConfig};
 use skysail_proto::{ModelId, pb::v1};
 
-use crate::record::Sync;
+use crate::{record::Sync, telemetry::TraceConfig};
 
 pub use application::parse_applications;
+pub use raw::Telemetry;
+pub use telemetry::check_ratio;
 
 /// What the front end needs to start.
 #[derive(Clone, Debug)]
@@ -53,6 +56,10 @@ pub struct Config {
     pub ort_dylib_path: Option<PathBuf>,
     /// Models that run in this process.
     pub models: Vec<ModelConfig>,
+    /// Whether anything is counted.
+    pub metrics: bool,
+    /// Where traces go, and how many.
+    pub traces: TraceConfig,
     /// Applications that this file declares.
     pub applications: Vec<v1::Application>,
     /// The file's name, for messages.
@@ -113,6 +120,8 @@ impl Config {
             onnxruntime: None,
             ort_dylib_path: None,
             models: Vec::new(),
+            metrics: true,
+            traces: TraceConfig::default(),
             applications: Vec::new(),
             source: "defaults".into(),
         }
@@ -177,6 +186,9 @@ impl Config {
         if stream_in_flight == 0 {
             return Err(value("server.stream_in_flight", "at least 1", "0".into()));
         }
+        let telemetry = raw.telemetry;
+        let traces = telemetry.traces().map_err(|(f, expected, got)| value(f, expected, got))?;
+        telemetry.log_format().map_err(|(f, expected, got)| value(f, expected, got))?;
         let applications = raw.application.into_iter().map(application::Raw::wire);
         let applications = applications
             .collect::<Result<_, _>>()
@@ -202,6 +214,8 @@ impl Config {
             onnxruntime: server.onnxruntime.map(|path| folder.join(path)),
             ort_dylib_path: None,
             models,
+            metrics: telemetry.metrics.unwrap_or(default.metrics),
+            traces,
             applications,
             source: source.to_owned(),
         })

@@ -14,6 +14,7 @@ pub(super) struct Config {
     pub(super) state: State,
     pub(super) model: Vec<Model>,
     pub(super) application: Vec<application::Raw>,
+    pub(super) telemetry: Telemetry,
     /// Read by `skysail container`.
     pub(super) container: Option<toml::Table>,
 }
@@ -39,6 +40,20 @@ pub(super) struct Cache {
     pub(super) redis_ttl: Option<Duration>,
     #[serde(deserialize_with = "duration")]
     pub(super) redis_budget: Option<Duration>,
+}
+
+/// Read by `skysail serve` and `skysail container`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Telemetry {
+    /// False: nothing is counted, and there is no `/metrics`.
+    pub metrics: Option<bool>,
+    /// A collector of traces.
+    pub otlp_endpoint: Option<String>,
+    /// The share of queries that are sampled.
+    pub trace_ratio: Option<f64>,
+    /// `text` or `json`.
+    pub log_format: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -20,7 +20,7 @@ use skysail_proto::{
 use tonic::{Request, Response, Status};
 use tower::Service as _;
 
-use crate::{admit, open_inference::parameters, status};
+use crate::{admit, open_inference::parameters, status, telemetry::Tracer};
 
 /// How long a call without a deadline may take.
 const UNLIMITED: Duration = Duration::from_secs(600);
@@ -32,17 +32,18 @@ pub struct ModelService {
     model: Arc<ModelVersion>,
     /// All outputs, sorted by name.
     outputs: Arc<[Arc<str>]>,
+    tracer: Tracer,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
 
 impl ModelService {
-    /// Serves `model`, which `models` has.
-    pub fn new(models: Models, model: Arc<ModelVersion>) -> Self {
+    /// Serves `model`, which `models` has. Batches that a front end samples are told to `tracer`.
+    pub fn new(models: Models, model: Arc<ModelVersion>, tracer: Tracer) -> Self {
         let mut outputs: Vec<Arc<str>> =
             model.signature.outputs.iter().map(|spec| spec.name.as_str().into()).collect();
         outputs.sort();
-        Self { models, model, outputs: outputs.into() }
+        Self { models, model, outputs: outputs.into(), tracer }
     }
 
     fn check_name(&self, name: &str, version: &str) -> Result<(), Status> {
@@ -77,6 +78,31 @@ impl ModelService {
 
     async fn infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
         let now = Instant::now();
+        let Some(mut traced) = self.tracer.go_on(request.metadata().as_ref(), now) else {
+            return Ok(Response::new(self.compute(request, now).await?.0));
+        };
+        traced.rename("skysail.container");
+        traced.say("skysail.model", self.model.id.to_string());
+        match self.compute(request, now).await {
+            Ok((response, stages)) => {
+                traced.say("skysail.rows", stages.batch_rows as usize);
+                let begun = traced.stage("compute", stages.ended, stages.compute);
+                traced.stage("queue", begun, stages.queue);
+                traced.end(None);
+                Ok(Response::new(response))
+            }
+            Err(refused) => {
+                traced.end(Some(refused.message().to_owned()));
+                Err(refused)
+            }
+        }
+    }
+
+    async fn compute(
+        &self,
+        request: Request<ModelInferRequest>,
+        now: Instant,
+    ) -> Result<(ModelInferResponse, Stages), Status> {
         let of_call = admit::grpc_timeout(request.metadata());
         let request = request.into_inner();
         self.check_name(&request.model_name, &request.model_version)?;
@@ -106,6 +132,7 @@ impl ModelService {
             deadline,
             max_age: None,
             waiters: None,
+            trace: None,
         };
         let reply = self.models.clone().call(call).await;
         let reply = reply.map_err(|error| match error {
@@ -113,16 +140,31 @@ impl ModelService {
             PredictError::Container { why, .. } => Status::internal(why.as_ref()),
             error => status::of_predict(&error),
         })?;
+        let stages = Stages {
+            ended: Instant::now(),
+            queue: reply.queue,
+            compute: reply.compute,
+            batch_rows: reply.batch_rows,
+        };
         let (outputs, raw_output_contents) = open_inference::reply(&reply.outputs, contents);
-        Ok(Response::new(ModelInferResponse {
+        let response = ModelInferResponse {
             model_name: self.model.id.name.as_ref().to_owned(),
             model_version: self.model.id.version.as_ref().to_owned(),
             id,
             outputs,
             raw_output_contents,
             ..Default::default()
-        }))
+        };
+        Ok((response, stages))
     }
+}
+
+/// How a call went.
+struct Stages {
+    ended: Instant,
+    queue: Duration,
+    compute: Duration,
+    batch_rows: u32,
 }
 
 #[tonic::async_trait]

@@ -1,9 +1,9 @@
 //! `Feedback`: the door for what is known later.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use skysail_proto::{
-    Tensor,
+    Tensor, Trace,
     pb::v1::{self, feedback_server::Feedback as Service, observe_request},
 };
 use skysail_selection::{
@@ -22,6 +22,10 @@ use crate::{
     record::FeedbackLine,
     stack::Stack,
     status,
+    telemetry::{
+        Parent,
+        refusals::{FEEDBACK, Refusal},
+    },
 };
 
 /// Serves `Feedback`.
@@ -36,7 +40,8 @@ impl Service for FeedbackService {
         &self,
         request: Request<v1::ObserveRequest>,
     ) -> Result<Response<v1::ObserveResponse>, Status> {
-        self.0.observe(request.into_inner()).await.map(Response::new)
+        let parent = self.0.tracer.parent(request.metadata().as_ref());
+        self.0.observe(request.into_inner(), parent).await.map(Response::new)
     }
 
     type ObserveStreamStream = BoxStream<v1::ObserveResponse>;
@@ -46,14 +51,17 @@ impl Service for FeedbackService {
         request: Request<Streaming<v1::ObserveRequest>>,
     ) -> Result<Response<Self::ObserveStreamStream>, Status> {
         let shared = self.0.clone();
+        let parent = self.0.tracer.stream_parent(request.metadata().as_ref());
         let answer = move |request: v1::ObserveRequest| {
             let shared = shared.clone();
             async move {
                 let request_id = request.request_id.clone();
-                shared.observe(request).await.unwrap_or_else(|refused| v1::ObserveResponse {
-                    request_id,
-                    error: Some(status::in_stream(&refused)),
-                    ..Default::default()
+                shared.observe(request, parent).await.unwrap_or_else(|refused| {
+                    v1::ObserveResponse {
+                        request_id,
+                        error: Some(status::in_stream(&refused)),
+                        ..Default::default()
+                    }
                 })
             }
         };
@@ -68,33 +76,71 @@ impl Shared {
     pub(crate) async fn observe(
         &self,
         request: v1::ObserveRequest,
+        parent: Parent,
     ) -> Result<v1::ObserveResponse, Status> {
-        let metrics = match self.applications.get(&request.application) {
-            Ok(served) => served.metrics.clone(),
+        let mut traced = self.tracer.begin(parent, Instant::now());
+        if let Some(traced) = &mut traced {
+            traced.rename("skysail.observe");
+            traced.say("skysail.application", request.application.clone());
+            if let Some(observe_request::Target::DecisionId(id)) = &request.target {
+                traced.say("skysail.decision_id", id.clone());
+            }
+        }
+        let trace = traced.as_ref().map(|traced| traced.trace());
+        let (metrics, log, result) = match self.applications.get(&request.application) {
+            Ok(served) => {
+                let result = self.apply(&served, request, trace).await;
+                (served.metrics.clone(), Arc::clone(&served.refusals), result)
+            }
             Err(error) => {
-                self.metrics.feedback("unknown", "REFUSED");
-                return Err(status::of_predict(&error));
+                let refused = (status::of_predict(&error), request.request_id);
+                (self.metrics.unknown().clone(), Arc::clone(&self.unknown), Err(refused))
             }
         };
-        let result = self.apply(request).await;
         let outcome = result.as_ref().map_or("REFUSED", |(_, outcome)| *outcome);
         metrics.feedback(outcome);
-        result.map(|(response, _)| response)
+        if let Err((refused, request_id)) = &result {
+            let trace_id = traced.as_ref().map(|traced| traced.id()).unwrap_or_default();
+            log.say(&Refusal {
+                reason: FEEDBACK,
+                code: status::code_name(refused.code()),
+                message: refused.message(),
+                request_id,
+                trace_id: &trace_id,
+            });
+        }
+        if let Some(mut traced) = traced {
+            traced.say("skysail.outcome", outcome);
+            traced.end(result.as_ref().err().map(|(refused, _)| refused.message().to_owned()));
+        }
+        result.map(|(response, _)| response).map_err(|(refused, _)| refused)
     }
 
+    /// A refusal comes with the request's id, for the log.
     async fn apply(
         &self,
+        served: &Served,
         request: v1::ObserveRequest,
-    ) -> Result<(v1::ObserveResponse, &'static str), Status> {
-        let served = self
-            .applications
-            .get(&request.application)
-            .map_err(|error| status::of_predict(&error))?;
-        let selector = self
-            .applications
-            .selector(&served)
-            .await
-            .map_err(|error| status::of_predict(&error))?;
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<(v1::ObserveResponse, &'static str), (Status, String)> {
+        let request_id = request.request_id.clone();
+        match self.acknowledge(served, request, trace).await {
+            Ok(acknowledgement) => {
+                let outcome = metrics::outcome_name(&acknowledgement);
+                Ok((response(request_id, acknowledgement), outcome))
+            }
+            Err(refused) => Err((refused, request_id)),
+        }
+    }
+
+    async fn acknowledge(
+        &self,
+        served: &Served,
+        request: v1::ObserveRequest,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Acknowledgement, Status> {
+        let selector =
+            self.applications.selector(served).await.map_err(|error| status::of_predict(&error))?;
         let target = request.target.ok_or_else(|| {
             Status::invalid_argument("no target; expected the decision_id of a prediction")
         })?;
@@ -102,9 +148,9 @@ impl Shared {
             .value
             .ok_or_else(|| Status::invalid_argument("no value; expected a label or a reward"))?;
         let value = self::value(selector.combiner(), value)?;
-        let acknowledgement = match target {
+        match target {
             observe_request::Target::DecisionId(id) => {
-                self.by_decision(&selector, &id, request.row, value).await?
+                self.by_decision(&selector, &id, request.row, value, trace).await
             }
             observe_request::Target::Input(target) => {
                 let FeedbackValue::Labels(labels) = value else {
@@ -114,11 +160,9 @@ impl Shared {
                     ));
                 };
                 let (row, id) = (request.row, request.feedback_id);
-                self.by_input(&served, &selector, target, row, labels, id).await?
+                self.by_input(served, &selector, target, row, labels, id).await
             }
-        };
-        let outcome = metrics::outcome_name(&acknowledgement);
-        Ok((response(request.request_id, acknowledgement), outcome))
+        }
     }
 }
 
@@ -129,6 +173,7 @@ impl Shared {
         id: &str,
         row: Option<u32>,
         value: FeedbackValue,
+        trace: Option<&Arc<Trace>>,
     ) -> Result<Acknowledgement, Status> {
         // An id that is none is one that nobody gave out.
         let Ok(decision_id) = id.parse::<DecisionId>() else {
@@ -136,8 +181,8 @@ impl Shared {
         };
         let feedback = Feedback { decision_id, row, value };
         let line = FeedbackLine::new(&feedback);
-        let acknowledgement =
-            selector.observe(feedback).await.map_err(|error| status::of_observe(&error))?;
+        let acknowledgement = selector.observe_traced(feedback, trace).await;
+        let acknowledgement = acknowledgement.map_err(|error| status::of_observe(&error))?;
         if matches!(acknowledgement, Acknowledgement::Applied { .. }) {
             self.log.append_feedback(line);
         }

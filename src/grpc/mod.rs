@@ -15,7 +15,11 @@ use skysail_containers::Models;
 use tokio::sync::watch;
 
 use crate::{
-    applications::Applications, metrics::Metrics, record::DecisionLogFile, state::StateFile,
+    applications::Applications,
+    metrics::Metrics,
+    record::DecisionLogFile,
+    state::StateFile,
+    telemetry::{RefusalLog, Tracer},
 };
 
 pub use admin::AdminService;
@@ -39,6 +43,10 @@ pub struct Shared {
     pub log: Arc<DecisionLogFile>,
     /// Counters.
     pub metrics: Metrics,
+    /// Samples queries.
+    pub tracer: Tracer,
+    /// The log of refusals to those who name no application that there is.
+    pub unknown: Arc<RefusalLog>,
     /// Messages of one stream that may be under way.
     pub stream_in_flight: usize,
     /// True once the server is stopping: streams read no further.

@@ -1,7 +1,5 @@
 //! `GRPCInferenceService`: carries the Open Inference Protocol.
 
-use std::time::Instant;
-
 use skysail_proto::pb::inference::{
     ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse,
     ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse,
@@ -13,7 +11,7 @@ use skysail_proto::pb::inference::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{admit, metrics::Protocol, open_inference::Face};
+use crate::{admit, metrics::Protocol, open_inference::Face, predict::Arrival};
 
 /// Serves `GRPCInferenceService`.
 #[derive(Clone, Debug)]
@@ -53,10 +51,10 @@ impl GrpcInferenceService for OpenInferenceService {
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Reply<ModelInferResponse> {
-        let arrived = Instant::now();
-        let transport = admit::grpc_timeout(request.metadata());
-        let protocol = Protocol::OpenInferenceGrpc;
-        self.0.infer(request.into_inner(), arrived, transport, protocol).await.map(Response::new)
+        let mut arrival = Arrival::by(Protocol::OpenInferenceGrpc);
+        arrival.timeout = admit::grpc_timeout(request.metadata());
+        arrival.parent = self.0.0.tracer.parent(request.metadata().as_ref());
+        self.0.infer(request.into_inner(), arrival).await.map(Response::new)
     }
 
     async fn model_config(

@@ -1,15 +1,12 @@
 //! `Prediction`: the door for queries.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use skysail_proto::pb::v1::{self, prediction_server::Prediction};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, convert, stream};
-use crate::{admit, metrics::Protocol, status};
+use crate::{admit, metrics::Protocol, predict::Arrival, status};
 
 /// Serves `Prediction`.
 #[derive(Clone, Debug)]
@@ -23,9 +20,13 @@ impl Prediction for PredictionService {
         &self,
         request: Request<v1::PredictRequest>,
     ) -> Result<Response<v1::PredictResponse>, Status> {
-        let transport = admit::grpc_timeout(request.metadata());
-        let request = request.into_inner();
-        answer(&self.0, request, transport, Protocol::Grpc).await.map(Response::new)
+        let mut arrival = Arrival::by(Protocol::Grpc);
+        arrival.timeout = admit::grpc_timeout(request.metadata());
+        arrival.parent = self.0.tracer.parent(request.metadata().as_ref());
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let response = answer(&self.0, request, &request_id, arrival).await?;
+        Ok(Response::new(v1::PredictResponse { request_id, ..response }))
     }
 
     type PredictStreamStream = BoxStream<v1::PredictResponse>;
@@ -36,13 +37,15 @@ impl Prediction for PredictionService {
     ) -> Result<Response<Self::PredictStreamStream>, Status> {
         // Shared once for the stream: a clone for each message would count a dozen references.
         let shared = Arc::new(self.0.clone());
+        let parent = self.0.tracer.stream_parent(request.metadata().as_ref());
         let answer = move |mut request: v1::PredictRequest| {
             let shared = Arc::clone(&shared);
             async move {
                 // The id is needed on both ways out, and only one of them gets the request.
                 let request_id = std::mem::take(&mut request.request_id);
                 // The deadline of a stream's call bounds the stream, not each of its messages.
-                match answer(&shared, request, None, Protocol::GrpcStream).await {
+                let arrival = Arrival { parent, ..Arrival::by(Protocol::GrpcStream) };
+                match answer(&shared, request, &request_id, arrival).await {
                     Ok(response) => v1::PredictResponse { request_id, ..response },
                     Err(refused) => v1::PredictResponse {
                         request_id,
@@ -58,16 +61,15 @@ impl Prediction for PredictionService {
     }
 }
 
+/// The answer lacks the request's id.
 async fn answer(
     shared: &Shared,
     mut request: v1::PredictRequest,
-    transport: Option<Duration>,
-    protocol: Protocol,
+    request_id: &str,
+    arrival: Arrival,
 ) -> Result<v1::PredictResponse, Status> {
-    let arrived = Instant::now();
     let application = std::mem::take(&mut request.application);
-    let request_id = std::mem::take(&mut request.request_id);
     let read = || convert::asked(request);
-    let prediction = shared.predict(&application, read, arrived, transport, protocol).await?;
-    Ok(convert::response(prediction, request_id))
+    let prediction = shared.predict(&application, request_id, read, arrival).await?;
+    Ok(convert::response(prediction, String::new()))
 }

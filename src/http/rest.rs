@@ -142,12 +142,12 @@ async fn observe(
 ) -> Result<Response, Refusal> {
     let shared = &rest.face.0;
     let refused = |refusal: Refusal| match shared.applications.get(&target.model) {
-        Ok(_) => {
-            shared.metrics.feedback(&target.model, "REFUSED");
+        Ok(served) => {
+            served.metrics.feedback("REFUSED");
             refusal
         }
         Err(error) => {
-            shared.metrics.feedback("unknown", "REFUSED");
+            shared.metrics.unknown().feedback("REFUSED");
             status::of_predict(&error).into()
         }
     };
@@ -155,7 +155,8 @@ async fn observe(
     let body = body::read(&parts.headers, body, rest.max_message_bytes).await.map_err(refused)?;
     let request =
         feedback::read(&target.model, &body).map_err(|invalid| refused(invalid.into()))?;
-    let response = shared.observe(request).await?;
+    let parent = shared.tracer.parent(&parts.headers);
+    let response = shared.observe(request, parent).await?;
     Ok(json(StatusCode::OK, &feedback::Written::from(&response)))
 }
 

@@ -19,11 +19,7 @@ mod request;
 mod response;
 mod statistics;
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use skysail_containers::ContainerState;
 use skysail_proto::{
@@ -39,7 +35,7 @@ use skysail_proto::{
 use skysail_selection::{Application, Arm};
 use tonic::Status;
 
-use crate::{applications::Served, grpc::Shared, metrics::Protocol, status};
+use crate::{applications::Served, grpc::Shared, predict::Arrival, status};
 
 pub(crate) use statistics::Statistics;
 
@@ -55,8 +51,7 @@ const EXTENSIONS: [&str; 5] =
 pub struct Face(pub Shared);
 
 impl Face {
-    /// One query. `transport` is the time that the call itself has, `protocol` the door that it
-    /// came by, under which its reply is counted, once.
+    /// One query. Its reply is counted once, under the door that it came by.
     ///
     /// # Errors
     ///
@@ -69,9 +64,7 @@ impl Face {
     pub async fn infer(
         &self,
         mut request: ModelInferRequest,
-        arrived: Instant,
-        transport: Option<Duration>,
-        protocol: Protocol,
+        arrival: Arrival,
     ) -> Result<ModelInferResponse, Status> {
         let name = std::mem::take(&mut request.model_name);
         let id = std::mem::take(&mut request.id);
@@ -82,7 +75,7 @@ impl Face {
             contents = form;
             Ok(asked)
         };
-        let prediction = self.0.predict(&name, read, arrived, transport, protocol).await?;
+        let prediction = self.0.predict(&name, &id, read, arrival).await?;
         Ok(response::response(name, id, prediction, contents))
     }
 

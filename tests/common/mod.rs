@@ -88,18 +88,25 @@ impl Server {
         variables: &[(&str, &Path)],
     ) -> Self {
         let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        Self::listening(&listen, config, folder, variables).await
+        Self::listening(&listen, config, folder, variables, Stdio::inherit()).await
+    }
+
+    /// Starts it with its log in a file.
+    pub(crate) async fn logging(config: &str, folder: &Path, log: &Path) -> Self {
+        let listen = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+        let log = std::fs::File::create(log).unwrap();
+        Self::listening(&listen, config, folder, &[], log.into()).await
     }
 
     /// Starts it where the configuration says.
     pub(crate) async fn start_as_configured(config: &str, folder: &Path) -> Self {
-        Self::listening(&["--http", "127.0.0.1:0"], config, folder, &[]).await
+        Self::listening(&["--http", "127.0.0.1:0"], config, folder, &[], Stdio::inherit()).await
     }
 
     /// Starts it with HTTP at that address.
     pub(crate) async fn start_with_http(http: &str, config: &str, folder: &Path) -> Self {
         let listen = ["--listen", "127.0.0.1:0", "--http", http];
-        Self::listening(&listen, config, folder, &[]).await
+        Self::listening(&listen, config, folder, &[], Stdio::inherit()).await
     }
 
     async fn listening(
@@ -107,6 +114,7 @@ impl Server {
         config: &str,
         folder: &Path,
         variables: &[(&str, &Path)],
+        log: Stdio,
     ) -> Self {
         let path = folder.join("skysail.toml");
         std::fs::write(&path, config.replace("ROOT", env!("CARGO_MANIFEST_DIR"))).unwrap();
@@ -120,6 +128,7 @@ impl Server {
             .env("SKYSAIL_LOG", "warn")
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -200,8 +209,16 @@ impl Server {
     }
 
     pub(crate) async fn get(&self, path: &str) -> String {
+        self.get_with(path, &[]).await
+    }
+
+    /// With these headers.
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> String {
         let mut stream = tokio::net::TcpStream::connect(&self.http).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let headers: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();

@@ -234,6 +234,7 @@ impl Caller {
                 deadline: begun + self.objective - SLACK,
                 max_age: None,
                 waiters: None,
+                trace: None,
             };
             let reply = self.models.call(call).await;
             let took = begun.elapsed();

@@ -76,6 +76,7 @@ async fn time(selector: &Selector<Models>, query: usize) -> anyhow::Result<Durat
         context_id: Arc::default(),
         context_features: Vec::new(),
         deadline: start + OBJECTIVE,
+        trace: None,
     };
     let prediction = selector.predict(query).await?;
     let took = start.elapsed();

@@ -41,6 +41,7 @@ impl Parts {
             deadline: std::time::Instant::now(),
             max_age: None,
             waiters: None,
+            trace: None,
         };
         assert_eq!(CacheKey::private(&call).identity, CacheKey::of(&call).identity);
         (CacheKey::of(&call), CacheKey::private(&call))

@@ -189,6 +189,7 @@ fn call(deadline: Instant) -> ModelCall {
         deadline,
         max_age: Some(Duration::from_secs(60)),
         waiters: None,
+        trace: None,
     }
 }
 

@@ -96,6 +96,7 @@ fn call_to(model: Arc<ModelVersion>, byte: u8, due_ms: u64) -> ModelCall {
         deadline: now() + Duration::from_millis(due_ms),
         max_age: Some(Duration::from_secs(60)),
         waiters: None,
+        trace: None,
     }
 }
 

@@ -160,6 +160,7 @@ pub(crate) fn call_with(model: Arc<ModelVersion>, inputs: Vec<Tensor>) -> ModelC
         deadline: Instant::now() + LONG,
         max_age: Some(LONG),
         waiters: None,
+        trace: None,
     }
 }
 

@@ -81,7 +81,7 @@ impl Model {
         self.answer_dropped(dead);
         for (entry, error) in refused {
             // Whoever asked may have gone.
-            let _ = entry.payload.send(Err(error));
+            entry.payload.send(Err(error));
         }
         if again.is_empty() {
             return;
@@ -118,7 +118,7 @@ impl Model {
             self.observer.dropped(&self.version.id, DropReason::ReplicaLost, count);
         }
         for entry in left {
-            let _ = entry.payload.send(Err(self.unavailable(Arc::clone(&why))));
+            entry.payload.send(Err(self.unavailable(Arc::clone(&why))));
         }
     }
 }

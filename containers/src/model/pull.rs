@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 
 use super::{Model, Reply, Sleeper, State};
 use crate::{
-    observer::Release,
+    observer::{BatchTrace, Release},
     queue::{Entry, Formed, Past, Room, hold_until},
     replica::{ContainerState, Replica},
 };
@@ -21,6 +21,8 @@ pub(crate) struct Batch {
     pub(crate) limit: usize,
     pub(crate) limited: bool,
     pub(crate) release: Release,
+    /// Where a query in it is sampled.
+    pub(crate) trace: Option<Box<BatchTrace>>,
 }
 
 /// What a replica does next.
@@ -82,7 +84,7 @@ impl Model {
             for entry in &mut entries {
                 entry.past.dispatches = entry.past.dispatches.saturating_add(1);
             }
-            return Next::Batch(Batch { entries, rows, limit, limited, release });
+            return Next::Batch(Batch { entries, rows, limit, limited, release, trace: None });
         }
     }
 

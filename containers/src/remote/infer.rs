@@ -14,6 +14,7 @@ use skysail_proto::{
         infer_parameter::ParameterChoice,
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     },
+    trace::{SpanRef, TRACEPARENT},
 };
 use tonic::{
     Code, Status,
@@ -41,9 +42,22 @@ pub(crate) struct Target {
     pub(crate) largest: usize,
 }
 
+/// What a server is to compute.
+#[derive(Debug)]
+pub(crate) struct Errand {
+    /// The queries' inputs.
+    pub(crate) batch: Vec<Arc<Inputs>>,
+    /// The outputs asked for.
+    pub(crate) outputs: Arc<[Arc<str>]>,
+    /// Until when anybody waits.
+    pub(crate) deadline: Instant,
+    /// The batch's span, where it is sampled.
+    pub(crate) trace: Option<SpanRef>,
+}
+
 impl Target {
-    /// Has a batch computed: for each query, in order, the `outputs` asked for, in order.
-    /// `deadline` travels to the server; nothing here ends the call at it.
+    /// Has a batch computed: for each query, in order, the outputs asked for, in order.
+    /// Its deadline travels to the server; nothing here ends the call at it.
     ///
     /// # Errors
     ///
@@ -52,14 +66,16 @@ impl Target {
     pub(crate) fn infer(
         &self,
         connection: &Connection,
-        batch: Vec<Arc<Inputs>>,
-        outputs: Arc<[Arc<str>]>,
-        deadline: Instant,
+        errand: Errand,
     ) -> impl Future<Output = Result<Vec<Vec<Tensor>>, ContainerError>> + Send + use<> {
+        let Errand { batch, outputs, deadline, trace } = errand;
         let message = self.message(&batch, &outputs, deadline);
         let mut client = connection.grpc(self.largest);
         let mut request = tonic::Request::new(message);
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+        if let Some(parent) = trace.and_then(|span| span.traceparent().parse().ok()) {
+            request.metadata_mut().insert(TRACEPARENT, parent);
+        }
         async move {
             client.ready().await.map_err(|error| ContainerError::Lost(error.to_string()))?;
             let response = client.unary(request, PATH, InferCodec).await.map_err(|s| failed(&s))?;
@@ -82,7 +98,8 @@ impl Target {
     ) -> impl Future<Output = Result<(), ContainerError>> + Send + use<> {
         let specs = self.signature.outputs.clone();
         let outputs: Arc<[Arc<str>]> = specs.iter().map(|s| s.name.as_str().into()).collect();
-        let answer = self.infer(connection, vec![probe], outputs, deadline);
+        let errand = Errand { batch: vec![probe], outputs, deadline, trace: None };
+        let answer = self.infer(connection, errand);
         async move {
             let answers = answer.await?;
             for (spec, tensor) in specs.iter().zip(answers.iter().flatten()) {

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use skysail_proto::Inputs;
+use skysail_proto::{Inputs, trace::SpanRef};
 
 use super::{ContainerState, Replica, round};
-use crate::{batch::BatchSample, model::Batch};
+use crate::{batch::BatchSample, model::Batch, observer::BatchTrace};
 
 /// A batch is overdue after so many times what it should take: its own time, and three times that.
 pub(super) const OVERDUE: u32 = 4;
@@ -43,6 +43,8 @@ pub(crate) struct Work {
     pub(crate) latest: Instant,
     /// Nobody waits any more, and it is overdue.
     pub(crate) give_up: Instant,
+    /// The batch's span, where a query in it is sampled.
+    pub(crate) trace: Option<SpanRef>,
 }
 
 /// A batch that came back.
@@ -57,7 +59,7 @@ pub(crate) struct Landed {
 }
 
 impl Replica {
-    pub(crate) fn begin(&self, batch: Batch, budget: Duration, now: Instant) -> Work {
+    pub(crate) fn begin(&self, mut batch: Batch, budget: Duration, now: Instant) -> Work {
         let inputs = batch.entries.iter().map(|entry| Arc::clone(&entry.inputs)).collect();
         let first = batch.entries.first();
         let outputs = first.map(|entry| Arc::clone(&entry.outputs)).unwrap_or_default();
@@ -71,13 +73,23 @@ impl Replica {
             if worst.is_zero() { LEAST_LOCAL.max(least) } else { (worst * OVERDUE).max(least) };
         let number = control.next_flight;
         control.next_flight += 1;
+        batch.trace = self.trace(&batch, number, now);
+        let trace = batch.trace.as_ref().map(|trace| trace.span);
         let due = begun + control.profile.predict(batch.rows, now);
         let expected = begun + control.profile.expect(batch.rows, now);
         let overdue = begun + allowed;
         let flight =
             Flight { number, batch: Some(batch), begun, dispatched: now, expected, due, overdue };
         control.flights.push_back(flight);
-        Work { flight: number, inputs, outputs, latest, give_up: latest.max(overdue) }
+        Work { flight: number, inputs, outputs, latest, give_up: latest.max(overdue), trace }
+    }
+
+    /// A batch has one parent in OpenTelemetry's trees; the other queries are linked.
+    fn trace(&self, batch: &Batch, number: u64, dispatched: Instant) -> Option<Box<BatchTrace>> {
+        let mut sampled = batch.entries.iter().filter_map(|entry| entry.payload.trace);
+        let parent = sampled.next()?;
+        let span = parent.derive(self.serial.rotate_left(32) ^ number);
+        Some(Box::new(BatchTrace { span, parent, links: sampled.collect(), dispatched }))
     }
 
     /// Takes a batch back. What was learned of its time counts where the container computed it,

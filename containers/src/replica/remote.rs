@@ -15,7 +15,7 @@ use super::{ContainerState, FAILURES, PROBE_EVERY, Replica, Turn, Why, round, se
 use crate::{
     error::ContainerError,
     model::{Model, Next},
-    remote::{Connection, Target},
+    remote::{Connection, Errand, Target},
 };
 
 /// After a batch is overdue and nobody waits for it, its call is ended so much later.
@@ -202,7 +202,13 @@ impl<'a> Session<'a> {
             };
             let work = self.replica.begin(batch, self.model.budget(), now);
             let (flight, end) = (work.flight, work.give_up + GRACE);
-            let answer = self.target.infer(self.connection, work.inputs, work.outputs, work.latest);
+            let errand = Errand {
+                batch: work.inputs,
+                outputs: work.outputs,
+                deadline: work.latest,
+                trace: work.trace,
+            };
+            let answer = self.target.infer(self.connection, errand);
             self.flying.push(Box::pin(async move {
                 match tokio::time::timeout_at(end.into(), answer).await {
                     Ok(result) => (flight, result),

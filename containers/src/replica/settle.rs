@@ -71,8 +71,7 @@ fn answer(
 ) {
     let queue = dispatched.saturating_duration_since(entry.queued);
     let reply = ModelReply { outputs: outputs.into(), cached: false, batch_rows, queue, compute };
-    // Whoever asked may have gone.
-    let _ = entry.payload.send(Ok(reply));
+    entry.payload.send(Ok(reply));
 }
 
 /// The error of a container, as those see it who asked.
@@ -93,6 +92,7 @@ fn report(model: &Model, replica: &Replica, landed: &Landed, failed: bool) {
     model.observer.batch(&BatchReport {
         model: &model.version.id,
         replica: replica.index,
+        container: &replica.id,
         queries: batch.entries.len(),
         rows: batch.rows,
         limit: batch.limit,
@@ -102,6 +102,7 @@ fn report(model: &Model, replica: &Replica, landed: &Landed, failed: bool) {
         compute: landed.sample.service,
         failed,
         next_limit: landed.next_limit,
+        trace: batch.trace.as_deref(),
     });
 }
 

@@ -265,6 +265,7 @@ pub(crate) fn call_within(model: &Arc<ModelVersion>, rows: &[i32], within: Durat
         deadline: Instant::now() + within,
         max_age: None,
         waiters: None,
+        trace: None,
     }
 }
 

@@ -65,6 +65,7 @@ impl Plan {
                     deadline: query.deadline,
                     max_age: application.max_age.filter(|_| model.cacheable),
                     waiters: None,
+                    trace: None,
                     model: Arc::clone(model),
                 })
             })

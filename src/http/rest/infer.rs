@@ -20,7 +20,7 @@ use super::{
     response,
     target::Target,
 };
-use crate::metrics::Protocol;
+use crate::{metrics::Protocol, predict::Arrival, telemetry::RefusalLog};
 
 /// Where the JSON ends and binary data begins, in bytes without a content coding.
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -31,14 +31,14 @@ pub(super) async fn infer(
     target: Target,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let arrived = Instant::now();
+    let mut arrival = Arrival::by(Protocol::OpenInferenceRest);
     let (parts, body) = request.into_parts();
+    arrival.parent = rest.face.0.tracer.parent(&parts.headers);
     let (request, form) = match read(&rest, &target, &parts.headers, body).await {
         Ok(read) => read,
-        Err(refusal) => return Err(count(&rest, &target.model, refusal, arrived)),
+        Err(refusal) => return Err(count(&rest, &target.model, refusal, arrival.at)),
     };
-    let infer = rest.face.infer(request, arrived, None, Protocol::OpenInferenceRest);
-    let answer = infer.await?;
+    let answer = rest.face.infer(request, arrival).await?;
     let size = answer.raw_output_contents.iter().map(bytes::Bytes::len).sum();
     let coding = Coding::asked(&parts.headers);
     heavy(size, || {
@@ -92,15 +92,29 @@ fn count(rest: &Rest, application: &str, refusal: Refusal, arrived: Instant) -> 
                 _ => "invalid_argument",
             };
             served.metrics.refused(refusal.code(), reason, protocol);
+            say(&served.refusals, reason, refusal.code(), refusal.message());
             served.statistics.failed(arrived.elapsed());
             refusal
         }
         Err(error) => {
-            let refused = crate::status::of_predict(&error);
-            shared.metrics.unknown_application(refused.code(), protocol);
+            let (refused, reason) = (crate::status::of_predict(&error), "unknown_application");
+            shared.metrics.unknown().refused(refused.code(), reason, protocol);
+            say(&shared.unknown, reason, refused.code(), refused.message());
             refused.into()
         }
     }
+}
+
+fn say(log: &RefusalLog, reason: &'static str, code: Code, message: &str) {
+    let code = crate::status::code_name(code);
+    // What could not be read has no id, and nothing was traced.
+    log.say(&crate::telemetry::refusals::Refusal {
+        reason,
+        code,
+        message,
+        request_id: "",
+        trace_id: "",
+    });
 }
 
 /// Only answers are compressed: clients of the protocol do not look whether a refusal is.

@@ -32,6 +32,11 @@ impl Refusal {
     pub(super) fn code(&self) -> Code {
         self.code
     }
+
+    /// What the client is told.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
 }
 
 impl From<Invalid> for Refusal {

@@ -214,5 +214,6 @@ pub(crate) fn query(rows: usize, context: &str) -> Query {
         context_id: context.into(),
         context_features: Vec::new(),
         deadline: (tokio::time::Instant::now() + OBJECTIVE).into_std(),
+        trace: None,
     }
 }

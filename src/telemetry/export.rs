@@ -1,0 +1,225 @@
+//! Sends spans to a collector, and never waits for one.
+//!
+//! What waits to be sent is bounded; beyond that, spans are given up and counted. A collector that
+//! is slow or gone costs spans and nothing else.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _};
+use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::span::{Clock, Span};
+
+/// Spans that may wait to be sent: a few megabytes.
+const WAITING: usize = 8_192;
+/// Spans of one message to the collector.
+const MESSAGE: usize = 512;
+/// How long a span waits for others.
+const GATHER: Duration = Duration::from_secs(1);
+/// How long the collector may take for one message.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last ones may take when the process stops.
+const LAST: Duration = Duration::from_secs(3);
+/// The log says at most so often that spans are lost.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+
+/// What became of spans.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpanStats {
+    /// The collector took them.
+    pub exported: u64,
+    /// Too many waited already.
+    pub full: u64,
+    /// The collector refused them or did not answer.
+    pub failed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    exported: AtomicU64,
+    full: AtomicU64,
+    failed: AtomicU64,
+    waiting: AtomicUsize,
+}
+
+/// Where finished spans go. Cloning it shares it.
+#[derive(Clone, Debug)]
+pub(super) struct Outlet {
+    spans: mpsc::UnboundedSender<Vec<Span>>,
+    counts: Arc<Counts>,
+}
+
+impl Outlet {
+    /// Takes the spans, or gives all of them up; it never waits.
+    pub(super) fn send(&self, spans: Vec<Span>) {
+        let count = spans.len();
+        // The bound is on spans: a message holds those of one query, however many arms it asked.
+        let before = self.counts.waiting.fetch_add(count, Ordering::Relaxed);
+        if before + count > WAITING || self.spans.send(spans).is_err() {
+            self.counts.waiting.fetch_sub(count, Ordering::Relaxed);
+            self.counts.full.fetch_add(count as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The task that sends.
+#[derive(Debug)]
+pub struct Exporter {
+    counts: Arc<Counts>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// For who asks what became of spans while the exporter runs.
+#[derive(Clone, Debug)]
+pub struct SpanCounter(Arc<Counts>);
+
+impl SpanCounter {
+    /// The counts as they are now.
+    pub fn stats(&self) -> SpanStats {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let Counts { exported, full, failed, .. } = &*self.0;
+        SpanStats { exported: load(exported), full: load(full), failed: load(failed) }
+    }
+}
+
+impl Exporter {
+    /// Tells what becomes of spans.
+    pub fn counter(&self) -> SpanCounter {
+        SpanCounter(Arc::clone(&self.counts))
+    }
+
+    /// Sends what waits, within three seconds, and ends.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        let mut task = self.task;
+        if tokio::time::timeout(LAST, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+/// Connects when there is something to send. Inside a Tokio runtime only.
+///
+/// # Errors
+///
+/// `endpoint` is no URL.
+pub(super) fn start(endpoint: &str, service: &str) -> anyhow::Result<(Outlet, Exporter)> {
+    let mut otlp = OtlpExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .with_timeout(PATIENCE)
+        .build()
+        .with_context(|| {
+            format!(
+                "--otlp-endpoint: expected the URL of a collector that speaks OTLP over gRPC, like \
+                 http://localhost:4317, got '{endpoint}'"
+            )
+        })?;
+    // What OTEL_RESOURCE_ATTRIBUTES says is in it, too.
+    otlp.set_resource(&Resource::builder().with_service_name(service.to_owned()).build());
+    let counts = Arc::new(Counts::default());
+    let (spans, waiting) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel();
+    let sender = Sender {
+        otlp,
+        endpoint: endpoint.to_owned(),
+        counts: Arc::clone(&counts),
+        clock: Clock::new(),
+        said: None,
+        unsaid: 0,
+    };
+    // Owned by the exporter, which ends it.
+    let task = tokio::spawn(sender.run(waiting, stopped));
+    Ok((Outlet { spans, counts: Arc::clone(&counts) }, Exporter { counts, stop, task }))
+}
+
+struct Sender {
+    otlp: OtlpExporter,
+    endpoint: String,
+    counts: Arc<Counts>,
+    clock: Clock,
+    /// When the log said last that spans are lost.
+    said: Option<Instant>,
+    /// Spans lost since.
+    unsaid: usize,
+}
+
+type Waiting = mpsc::UnboundedReceiver<Vec<Span>>;
+
+impl Sender {
+    async fn run(mut self, mut waiting: Waiting, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            let mut spans = Vec::new();
+            let gathered = async {
+                while spans.len() < MESSAGE {
+                    let Some(more) = waiting.recv().await else { return false };
+                    spans.extend(more);
+                }
+                true
+            };
+            let goes_on = tokio::select! {
+                goes_on = tokio::time::timeout(GATHER, gathered) => goes_on.unwrap_or(true),
+                _ = &mut stopped => break self.rest(spans, waiting).await,
+            };
+            self.send(spans).await;
+            if !goes_on {
+                break;
+            }
+        }
+    }
+
+    /// The last ones.
+    async fn rest(&mut self, mut spans: Vec<Span>, mut waiting: Waiting) {
+        while let Ok(more) = waiting.try_recv() {
+            spans.extend(more);
+            if spans.len() >= MESSAGE {
+                self.send(std::mem::take(&mut spans)).await;
+            }
+        }
+        self.send(spans).await;
+    }
+
+    async fn send(&mut self, spans: Vec<Span>) {
+        let count = spans.len();
+        if count == 0 {
+            return;
+        }
+        self.clock.check();
+        let batch = spans.into_iter().map(|span| span.export(&self.clock)).collect();
+        // With a limit of our own: a collector that takes connections and answers nothing must not
+        // hold up the spans behind.
+        let sent = tokio::time::timeout(PATIENCE, self.otlp.export(batch)).await;
+        self.counts.waiting.fetch_sub(count, Ordering::Relaxed);
+        let why = match sent {
+            Ok(Ok(())) => {
+                self.counts.exported.fetch_add(count as u64, Ordering::Relaxed);
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        self.counts.failed.fetch_add(count as u64, Ordering::Relaxed);
+        self.unsaid += count;
+        if self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+            tracing::warn!(
+                endpoint = self.endpoint,
+                spans = self.unsaid,
+                why,
+                "spans are lost: the collector does not take them"
+            );
+            (self.said, self.unsaid) = (Some(Instant::now()), 0);
+        }
+    }
+}
