@@ -115,8 +115,9 @@ async fn traffic_and_feedback_are_told_and_then_only_what_is_new() {
     }
     let wrong = server.prediction().predict(query("app", "", &[[f32::NAN, 0.0]; 0])).await;
     assert!(wrong.is_err());
-    let scored = |now: &Value| sum(&now["history"]["application"]["points"]["scored"]) == 20.0;
-    let now = until(&server, "?application=app", "feedback is in the history", scored).await;
+    // The refusal came last.
+    let all = |now: &Value| sum(&now["history"]["application"]["points"]["refused"]) == 1.0;
+    let now = until(&server, "?application=app", "all of it is in the history", all).await;
     let application = &now["application"];
     let pairs = |value: &Value| value.to_string();
     assert_eq!(pairs(&application["replies"]), r#"[["ANSWERED",20],["INVALID_ARGUMENT",1]]"#);
@@ -212,8 +213,8 @@ async fn who_is_down_is_told_with_the_reason() {
     let arm = now["application"]["arms"][0]["down"].as_str().unwrap();
     assert_eq!(arm, format!("replica 0 is BROKEN: {reason}"));
     let now = until(&server, "", "it is an event", |now| now["events"][0]["to"] == "BROKEN").await;
-    assert_eq!(
-        (&now["events"][0]["from"], &now["events"][0]["reason"]),
-        (&"READY".into(), &reason.into())
-    );
+    let event = &now["events"][0];
+    assert_eq!(event["from"], "READY");
+    // That of then; by now it may be another, as it is tried again.
+    assert!(event["reason"].as_str().is_some_and(|reason| reason.contains("connect")), "{event}");
 }
