@@ -223,3 +223,49 @@ impl Sender {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use skysail_proto::trace::Step;
+
+    use super::*;
+
+    fn span() -> Span {
+        let now = Instant::now();
+        let step = Step {
+            name: "select".into(),
+            span: 2,
+            parent: 1,
+            begun: now,
+            ended: now,
+            attributes: Vec::new(),
+            failed: None,
+        };
+        Span::part(1, step)
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_counted_and_a_silent_collector_keeps_nobody() {
+        // It takes connections and answers nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        let (outlet, exporter) = start(&endpoint, "test").unwrap();
+        let counter = exporter.counter();
+        for _ in 0..WAITING + 100 {
+            outlet.send(vec![span()]);
+        }
+        assert_eq!(counter.stats(), SpanStats { full: 100, ..Default::default() });
+        let begun = Instant::now();
+        exporter.stop().await;
+        assert!(begun.elapsed() < LAST * 2);
+        outlet.send(vec![span()]);
+        assert_eq!(counter.stats().exported, 0);
+        assert_eq!(counter.stats().full, 101, "nobody sends any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_url_is_refused_with_words() {
+        let error = start("no url", "test").unwrap_err().to_string();
+        assert!(error.contains("http://localhost:4317") && error.contains("'no url'"), "{error}");
+    }
+}
