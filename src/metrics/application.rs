@@ -49,6 +49,7 @@ type Slot<M = Counter> = OnceLock<M>;
 pub struct ApplicationMetrics {
     /// `None`: metrics are off.
     counted: Option<Arc<Inner>>,
+    /// For the page, which counts with metrics off, too.
     recent: Arc<Recent>,
 }
 
@@ -100,6 +101,7 @@ impl ApplicationMetrics {
 
     /// Counts an answer.
     pub fn answered(&self, status: Status, took: Duration, in_time: bool, protocol: Protocol) {
+        self.recent.answered(status, took, in_time);
         let Some(inner) = &self.counted else { return };
         let answer = match status {
             Status::Answered => 0,
@@ -108,7 +110,6 @@ impl ApplicationMetrics {
         };
         inner.answer(answer, protocol).inc();
         inner.seconds().observe_duration(took);
-        self.recent.answered(status, took, in_time);
         if in_time && status != Status::Default {
             inner.goodput().inc();
         }
@@ -116,17 +117,17 @@ impl ApplicationMetrics {
 
     /// Counts a refusal. A reason that there is not counts as `internal`.
     pub fn refused(&self, code: tonic::Code, reason: &'static str, protocol: Protocol) {
+        self.recent.refused(code);
         let Some(inner) = &self.counted else { return };
         inner.refused(code, protocol).inc();
-        self.recent.refused(code);
         let place = REASONS.iter().position(|known| *known == reason);
         inner.reason(place.unwrap_or(REASONS.len() - 1)).inc();
     }
 
     /// Counts one feedback message. An outcome that there is not counts as `REFUSED`.
     pub fn feedback(&self, outcome: &'static str) {
-        let Some(inner) = &self.counted else { return };
         self.recent.feedback(outcome);
+        let Some(inner) = &self.counted else { return };
         let place = OUTCOMES.iter().position(|known| *known == outcome);
         inner.feedback(place.unwrap_or(4)).inc();
     }
