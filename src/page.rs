@@ -9,7 +9,7 @@
 //! - `history`: what is kept, within a bound: pure
 //! - `watch`: which container or store changed its state: pure
 //! - `sample`: the task that looks
-//! - `overview`: how it stands now
+//! - `overview`: how everything stands now, one application in full
 //! - `answer`: both, as JSON
 //! - `routes`: the paths, and the files under `assets/`
 

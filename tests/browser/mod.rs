@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -24,6 +25,8 @@ pub(crate) struct Browser {
     driver: Child,
     address: String,
     session: String,
+    /// The browser's own process, which would outlive its driver where a test fails.
+    process: Option<Pid>,
     _profile: tempfile::TempDir,
 }
 
@@ -44,7 +47,8 @@ impl Browser {
             .unwrap();
         let profile = tempfile::tempdir().unwrap();
         let address = format!("127.0.0.1:{port}");
-        let mut this = Self { driver, address, session: String::new(), _profile: profile };
+        let mut this =
+            Self { driver, address, session: String::new(), process: None, _profile: profile };
         let end = Instant::now() + PATIENCE;
         while this.send("GET", "/status", &Value::Null).await.is_err() {
             assert!(Instant::now() < end, "chromedriver does not answer");
@@ -68,6 +72,9 @@ impl Browser {
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
         let session = this.send("POST", "/session", &capabilities).await.unwrap();
+        let process = session["capabilities"]["goog:processID"].as_i64();
+        this.process = process.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        assert!(this.process.is_some(), "chromedriver tells no process: {session}");
         this.session = format!("/session/{}", session["sessionId"].as_str().unwrap());
         this
     }
@@ -158,6 +165,7 @@ impl Browser {
 
     pub(crate) async fn close(mut self) {
         self.send("DELETE", &self.session, &Value::Null).await.unwrap();
+        self.process = None;
         self.driver.kill().await.unwrap();
     }
 
@@ -201,6 +209,14 @@ impl Browser {
         let mut reply = vec![0; length];
         stream.read_exact(&mut reply).await?;
         Ok(reply)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(process) = self.process {
+            let _ = kill_process(process, Signal::KILL);
+        }
     }
 }
 
