@@ -150,7 +150,7 @@ async fn a_container_that_is_killed_or_stopped_loses_at_most_what_it_had() {
     // With two others and two seconds, all that was sent to the lost ones is passed on.
     assert_eq!(failed(&answers), [""; 0]);
     assert!(answers.iter().all(|answer| answer.status() == v1::Status::Answered));
-    let lost = r#"skysail_drops_total{model="root",version="1",reason="replica_lost"}"#;
+    let lost = r#"skysail_drops_total{model="root",reason="replica_lost"}"#;
     assert!(server.metric(lost).await < f64::EPSILON);
     assert!(good.stop().await && frozen.stop().await);
     server.until("they have gone", |all| all.len() == 1).await;
@@ -177,7 +177,7 @@ async fn what_the_last_container_had_is_lost_and_counted() {
     }
     assert_eq!(codes, [tonic::Code::Unavailable; 5]);
     // Those that were sent, and those that waited for it.
-    let lost = r#"skysail_drops_total{model="root",version="1",reason="replica_lost"}"#;
+    let lost = r#"skysail_drops_total{model="root",reason="replica_lost"}"#;
     let lost = server.metric(lost).await;
     assert!((1.0..=5.0).contains(&lost), "{lost}");
 }
