@@ -2,14 +2,14 @@
 //!
 //! # Layout
 //!
-//! - [`infer`]: one query
-//! - [`request`], [`response`]: bodies to messages and back, without a copy of binary tensors
-//! - [`elements`], [`number`]: the data of a tensor in JSON
-//! - [`parameters`], [`object`]: other parts of JSON
-//! - [`body`], [`coding`]: whole bodies, their limit and their compression
-//! - [`describe`], [`repository`]: what there is
-//! - [`feedback`]: feedback in proto3 JSON
-//! - [`refusal`], [`target`]: errors and paths
+//! - `infer`: one query
+//! - `request`, `response`: bodies to messages and back, without a copy of binary tensors
+//! - `elements`, `number`: the data of a tensor in JSON
+//! - `parameters`, `object`: other parts of JSON
+//! - `body`, `coding`: whole bodies, their limit and their compression
+//! - `describe`, `repository`: what there is
+//! - `feedback`: feedback in proto3 JSON
+//! - `refusal`, `target`: errors and paths
 //!
 //! # What it does not do
 //!

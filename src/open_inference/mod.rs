@@ -4,10 +4,10 @@
 //! # Layout
 //!
 //! - [`Face`]: what each call answers; gRPC and REST carry it
-//! - [`describe`]: an application in the protocol's words
-//! - [`parameters`]: the parameters that mean something here
-//! - [`request`], [`response`]: between the protocol's messages and the front door
-//! - [`statistics`]: what is counted of an application for the protocol
+//! - `describe`: an application in the protocol's words
+//! - `parameters`: the parameters that mean something here
+//! - `request`, `response`: between the protocol's messages and the front door
+//! - `statistics`: what is counted of an application for the protocol
 //!
 //! # What it does not do
 //!

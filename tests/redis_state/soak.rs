@@ -1,7 +1,7 @@
 //! Feedback by the thousand, sent twice and out of order over three connections to two front ends,
 //! while one of them and Redis are killed.
 //!
-//! `SKYSAIL_TEST_FEEDBACKS` says how much of it; 10,000 unless given.
+//! `SKYSAIL_TEST_FEEDBACKS` says how much of it; 100,000 unless given.
 
 use std::{
     collections::HashMap,
@@ -173,7 +173,7 @@ impl Work {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_feedback_counts_once_whoever_is_killed() {
-    let count = std::env::var("SKYSAIL_TEST_FEEDBACKS").map_or(10_000, |n| n.parse().unwrap());
+    let count = std::env::var("SKYSAIL_TEST_FEEDBACKS").map_or(100_000, |n| n.parse().unwrap());
     let seed = rand::random();
     println!("{count} feedbacks, seed {seed}");
     let mut rng = SmallRng::seed_from_u64(seed);
