@@ -96,7 +96,7 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Cache
             threads: settings.threads,
             seed: settings.seed,
             model: None,
-            quiet: None,
+            twins: None,
         },
         workload,
     )?;

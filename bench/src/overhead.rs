@@ -52,8 +52,10 @@ pub struct Settings {
     pub seed: u64,
     /// The model behind the application; `None`: nothing is compared with the bare runtime.
     pub model: Option<PathBuf>,
-    /// The same server with metrics and traces off; `None`: their cost is not measured.
-    pub quiet: Option<ServerProcess>,
+    /// The same server twice, with metrics and without; `None`: their cost is not measured. Neither
+    /// is asked anything but the same, so that they differ in nothing else: what was new fills a
+    /// cache, which makes a hit dearer.
+    pub twins: Option<(ServerProcess, ServerProcess)>,
 }
 
 /// The highest rate that is chosen for open blocks by itself: gaps stay longer than a sleeping
@@ -70,11 +72,19 @@ pub enum Side {
     Cached,
     /// Skysail, asked something new each time.
     Uncached,
-    /// Skysail with metrics and traces off, asked the same again and again.
+    /// One that is asked nothing else.
+    Told,
+    /// Another one, with metrics off.
     Quiet,
 }
 
-const SIDES: [Side; 4] = [Side::Echo, Side::Cached, Side::Quiet, Side::Uncached];
+impl Side {
+    fn is_twin(self) -> bool {
+        matches!(self, Self::Told | Self::Quiet)
+    }
+}
+
+const SIDES: [Side; 5] = [Side::Echo, Side::Cached, Side::Told, Side::Quiet, Side::Uncached];
 
 /// Unary calls or a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -149,8 +159,7 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Overh
             overhead.runtime.push(bare::best(&mut container, settings.block / 6)?);
         }
     }
-    let sides =
-        || SIDES.into_iter().filter(|side| *side != Side::Quiet || settings.quiet.is_some());
+    let sides = || SIDES.into_iter().filter(|side| !side.is_twin() || settings.twins.is_some());
     for transport in [Transport::Unary, Transport::Stream] {
         let mut series: Vec<_> = sides()
             .map(|side| Series { transport, side, closed: Vec::new(), open: Vec::new() })
@@ -218,9 +227,10 @@ impl Blocks<'_> {
             Side::Cached | Side::Uncached => {
                 (self.settings.server.clone(), self.settings.server_pid)
             }
-            Side::Quiet => {
-                let quiet = self.settings.quiet.as_ref().context("there is no such server")?;
-                (quiet.address.clone(), quiet.pid())
+            Side::Told | Side::Quiet => {
+                let twins = self.settings.twins.as_ref().context("there is no such server")?;
+                let twin = if side == Side::Told { &twins.0 } else { &twins.1 };
+                (twin.address.clone(), twin.pid())
             }
         };
         let repeat = usize::from(side != Side::Uncached);

@@ -72,11 +72,11 @@ impl OverheadArgs {
             }
             _ => None,
         };
-        // Its twin without metrics and traces.
-        let quiet = match (&self.skysail, &self.config) {
-            (Some(program), Some(config)) => {
-                Some(ServerProcess::skysail_with(program, config, QUIET)?)
-            }
+        let twins = match (&self.skysail, &self.config) {
+            (Some(program), Some(config)) => Some((
+                ServerProcess::skysail(program, config, None)?,
+                ServerProcess::skysail_with(program, config, QUIET)?,
+            )),
             _ => None,
         };
         let (server, pid) = match &started {
@@ -102,7 +102,7 @@ impl OverheadArgs {
             threads: self.threads.unwrap_or_else(default_threads),
             seed: self.common.seed,
             model: self.model,
-            quiet,
+            twins,
         };
         let workload = self.request.workload(0, self.common.seed)?;
         let overhead: Overhead = measure(&settings, &workload)?;

@@ -15,8 +15,8 @@ pub(super) const NOTES: [&str; 5] = [
      server process, models in it included",
     "served_vs_limit: uncached answers per second over the smaller of the echo's and of the bare \
      runtime's rows per second at its best batch; of the two transports the worse",
-    "telemetry_cpu_share: what metrics and traces (1 % sampled, as by default) add to the CPU of a \
-     cached answer, over all of it",
+    "telemetry_cpu_share: what metrics add to the CPU of a cached answer, over all of it, between two \
+     servers that are asked nothing else; no collector is there, so that nothing is traced",
 ];
 
 pub(super) fn of(overhead: &Overhead) -> Vec<Bar> {
@@ -84,7 +84,7 @@ fn served_vs_limit(overhead: &Overhead) -> Vec<f64> {
 
 fn telemetry_share(overhead: &Overhead, transport: Transport) -> Vec<f64> {
     let cost = |side| closed(overhead, transport, side, |b| b.cpu.server_us_per_reply);
-    let (with, without) = (cost(Side::Cached), cost(Side::Quiet));
+    let (with, without) = (cost(Side::Told), cost(Side::Quiet));
     with.iter().zip(&without).map(|(with, without)| (with - without) / with).collect()
 }
 
