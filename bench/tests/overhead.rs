@@ -40,10 +40,13 @@ fn an_echo_beside_an_echo_has_every_bar_and_answers_all() {
         model: Some(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fashion-mnist/logreg.onnx"),
         ),
-        quiet: Some(ServerProcess::echo(program, &echo::canned()).unwrap()),
+        twins: Some((
+            ServerProcess::echo(program, &echo::canned()).unwrap(),
+            ServerProcess::echo(program, &echo::canned()).unwrap(),
+        )),
     };
     let overhead = measure(&settings, &workload).unwrap();
-    assert_eq!(overhead.series.len(), 8);
+    assert_eq!(overhead.series.len(), 10);
     for series in &overhead.series {
         for block in series.closed.iter().chain(&series.open) {
             assert_eq!(block.tally.outcomes["answered"], block.tally.offered);
