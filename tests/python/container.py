@@ -5,58 +5,20 @@ Protocol knows, and ends it as a service manager would. Exit code 0 if all is as
 """
 
 import argparse
-import queue
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import numpy
 import tritonclient.grpc as triton
-
-START_SECONDS = 60
-STOP_SECONDS = 30
+from harness import Failure, Process, check
 
 
-class Failure(Exception):
-    """What is not as it should be."""
-
-
-def check(holds, message):
-    """Fails with the message unless it holds."""
-    if not holds:
-        raise Failure(message)
-
-
-class Container:
-    """The process, ready and to be ended."""
-
-    def __init__(self, arguments, listen):
-        command = [arguments.binary, "container", "--model", arguments.model]
-        command += ["--name", "root", "--version", "3", "--listen", listen]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        lines = queue.SimpleQueue()
-        threading.Thread(target=lambda: lines.put(self.process.stdout.readline()), daemon=True).start()
-        try:
-            line = lines.get(timeout=START_SECONDS)
-        except queue.Empty:
-            line = ""
-        check(line.startswith("ready grpc="), f"the container was not ready within {START_SECONDS} s")
-        self.address = line.strip().removeprefix("ready grpc=")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise Failure(f"the container did not end within {STOP_SECONDS} s of SIGTERM") from None
-        check(code == 0, f"the container ended with {code} after SIGTERM, not 0")
+def started(arguments, listen):
+    """The container, ready and to be ended."""
+    command = [arguments.binary, "container", "--model", arguments.model]
+    command += ["--name", "root", "--version", "3", "--listen", listen]
+    return Process("container", command)
 
 
 def refused(call, code, *words):
@@ -119,7 +81,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="skysail-container-") as folder:
         for listen in ["127.0.0.1:0", f"unix:{Path(folder) / 'socket'}"]:
             try:
-                with Container(arguments, listen) as container:
+                with started(arguments, listen) as container:
                     # For a socket gRPC's C core sends its path as the authority, which is none, and HTTP/2
                     # servers in Rust refuse it.
                     authority = [("grpc.default_authority", "localhost")]

@@ -7,22 +7,16 @@ ends it as a service manager would. Exit code 0 if all is as it should be.
 import argparse
 import asyncio
 import json
-import queue
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import grpc
 import numpy
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from harness import Failure, Process, check
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-
-START_SECONDS = 60
-STOP_SECONDS = 30
 
 CONFIG = """
 [[model]]
@@ -46,49 +40,12 @@ links = [{{ model = "nobody" }}]
 """
 
 
-class Failure(Exception):
-    """What is not as it should be."""
-
-
-def check(holds, message):
-    """Fails with the message unless it holds."""
-    if not holds:
-        raise Failure(message)
-
-
-class Server:
-    """The process, ready and to be ended."""
-
-    def __init__(self, arguments, folder):
-        config = Path(folder) / "skysail.toml"
-        config.write_text(CONFIG.format(model=Path(arguments.model).resolve()))
-        command = [arguments.binary, "serve", "--config", str(config), "--data-dir", f"{folder}/data"]
-        command += ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        lines = queue.SimpleQueue()
-        threading.Thread(target=lambda: lines.put(self.process.stdout.readline()), daemon=True).start()
-        try:
-            line = lines.get(timeout=START_SECONDS)
-        except queue.Empty:
-            line = ""
-        if not line.startswith("ready grpc="):
-            self.process.kill()
-            self.process.wait()
-            raise Failure(f"the server was not ready within {START_SECONDS} s")
-        self.address = line.split()[1].removeprefix("grpc=")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            code = self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise Failure(f"the server did not end within {STOP_SECONDS} s of SIGTERM") from None
-        check(code == 0, f"the server ended with {code} after SIGTERM, not 0")
+def started(arguments, folder):
+    """The server, ready and to be ended."""
+    config = Path(folder) / "skysail.toml"
+    config.write_text(CONFIG.format(model=Path(arguments.model).resolve()))
+    command = [arguments.binary, "serve", "--config", str(config), "--data-dir", f"{folder}/data"]
+    return Process("server", [*command, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
 
 
 def said(error):
@@ -318,7 +275,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="skysail-server-") as folder:
         try:
-            with Server(arguments, folder) as server:
+            with started(arguments, folder) as server:
                 keep_alive = triton.KeepAliveOptions(keepalive_time_ms=500, keepalive_permit_without_calls=True)
                 with triton.InferenceServerClient(server.address, keepalive_options=keep_alive) as client:
                     for part in [describe, repository, infer, infer_wrongly, statistics]:
