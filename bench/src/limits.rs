@@ -160,18 +160,7 @@ fn stem(path: &Path) -> String {
 }
 
 fn workload(seed: u64) -> anyhow::Result<Workload> {
-    Workload::new(WorkloadConfig {
-        application: String::new(),
-        input_name: "input".into(),
-        features: 784,
-        rows: 1,
-        repeat: 0,
-        input: None,
-        scale: 1.0,
-        timeout: Duration::ZERO,
-        seed,
-        unique_from: 0,
-    })
+    Workload::new(WorkloadConfig { application: String::new(), seed, ..Default::default() })
 }
 
 /// An application per model, named for it.

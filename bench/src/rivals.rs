@@ -286,15 +286,9 @@ fn own_of(
         let duration = Duration::from_secs(settings.seconds);
         let workload = Workload::new(WorkloadConfig {
             application: model.into(),
-            input_name: "input".into(),
-            features: 784,
-            rows: 1,
             repeat: 256,
-            input: None,
-            scale: 1.0,
-            timeout: Duration::ZERO,
             seed: settings.seed,
-            unique_from: 0,
+            ..Default::default()
         })?;
         let server = process.address.clone();
         let plan = Plan {

@@ -47,6 +47,24 @@ pub struct WorkloadConfig {
     pub unique_from: u64,
 }
 
+impl Default for WorkloadConfig {
+    /// Random images of Fashion-MNIST's size, each unique, one a request.
+    fn default() -> Self {
+        Self {
+            application: "fashion".into(),
+            input_name: "input".into(),
+            features: 784,
+            rows: 1,
+            repeat: 0,
+            input: None,
+            scale: 1.0,
+            timeout: Duration::ZERO,
+            seed: 1,
+            unique_from: 0,
+        }
+    }
+}
+
 /// The requests of a run.
 #[derive(Debug)]
 pub struct Workload {

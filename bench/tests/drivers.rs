@@ -27,19 +27,7 @@ fn serve(runtime: &Runtime, canned: PredictResponse) -> SocketAddr {
 }
 
 fn workload(repeat: usize) -> Workload {
-    Workload::new(WorkloadConfig {
-        application: "fashion".into(),
-        input_name: "input".into(),
-        features: 784,
-        rows: 1,
-        repeat,
-        input: None,
-        scale: 1.0,
-        timeout: Duration::ZERO,
-        seed: SEED,
-        unique_from: 0,
-    })
-    .unwrap()
+    Workload::new(WorkloadConfig { repeat, seed: SEED, ..Default::default() }).unwrap()
 }
 
 fn plan(address: SocketAddr, api: Api, pace: Pace) -> Plan {

@@ -13,19 +13,7 @@ use skysail_bench::{
 fn an_echo_beside_an_echo_has_every_bar_and_answers_all() {
     let program = Path::new(env!("CARGO_BIN_EXE_skysail-bench"));
     let real = ServerProcess::echo(program, &echo::canned()).unwrap();
-    let workload = Workload::new(WorkloadConfig {
-        application: "fashion".into(),
-        input_name: "input".into(),
-        features: 784,
-        rows: 1,
-        repeat: 0,
-        input: None,
-        scale: 1.0,
-        timeout: Duration::ZERO,
-        seed: 1,
-        unique_from: 0,
-    })
-    .unwrap();
+    let workload = Workload::new(WorkloadConfig { ..Default::default() }).unwrap();
     let settings = Settings {
         server: real.address.clone(),
         server_pid: real.pid(),

@@ -166,12 +166,8 @@ impl<'a> World<'a> {
             input_name: sleeper::INPUT.into(),
             features,
             rows: model.rows,
-            repeat: 0,
-            input: None,
-            scale: 1.0,
-            timeout: Duration::ZERO,
             seed: settings.seed,
-            unique_from: 0,
+            ..Default::default()
         })?;
         let seed = settings.seed;
         Ok(Self { settings, model, server, _sleeper: sleeper, workload, base: 0.0, seed, sent: 0 })

@@ -220,13 +220,8 @@ impl Scene {
             application: APPLICATION.into(),
             input_name: sleeper::INPUT.into(),
             features: self.features,
-            rows: 1,
-            repeat: 0,
-            input: None,
-            scale: 1.0,
-            timeout: Duration::ZERO,
             seed,
-            unique_from: 0,
+            ..Default::default()
         })
     }
 }

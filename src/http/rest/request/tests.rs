@@ -1,5 +1,3 @@
-use std::time::Instant;
-
 use proptest::prelude::*;
 use skysail_proto::{
     open_inference,
@@ -207,27 +205,4 @@ proptest! {
         let _ = read(&body.clone().into(), None);
         let _ = read(&body.into(), Some(json));
     }
-}
-
-/// Not a check but a figure: `cargo test --release -p skysail -- --ignored --nocapture one_image`.
-#[test]
-#[ignore = "measures"]
-#[allow(clippy::print_stdout, reason = "the figure is what it is for")]
-fn one_image_takes() {
-    let pixels: Vec<f32> = (0..784_u32).map(|i| (i * 7919 % 256) as f32 / 255.0).collect();
-    let body = serde_json::json!({ "inputs": [
-        { "name": "x", "datatype": "FP32", "shape": [1, 784], "data": pixels }
-    ] });
-    let body = Bytes::from(body.to_string());
-    let mut micros: Vec<f64> = (0..5)
-        .map(|_| {
-            let start = Instant::now();
-            for _ in 0..2000 {
-                std::hint::black_box(read(&body, None).unwrap());
-            }
-            start.elapsed().as_secs_f64() * 1e6 / 2000.0
-        })
-        .collect();
-    micros.sort_by(f64::total_cmp);
-    println!("{} bytes of JSON: {:.1} µs", body.len(), micros[2]);
 }

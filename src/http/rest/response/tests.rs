@@ -72,30 +72,3 @@ fn typed_contents_are_written_too() {
         open_inference::reply(&tensors, Contents::Typed);
     assert_eq!(write(response, &Form::default()), write(answer(), &Form::default()));
 }
-
-/// Not a check but a figure, as that of the request.
-#[test]
-#[ignore = "measures"]
-#[allow(clippy::print_stdout, reason = "the figure is what it is for")]
-fn one_answer_takes() {
-    let all = form(r#"{"inputs": [], "parameters": {"binary_data_output": true}}"#);
-    let scores: Vec<u8> = (0..10_u8).flat_map(|i| (f32::from(i) / 7.0).to_le_bytes()).collect();
-    let label = Tensor::new("label", DataType::Int64, [1], vec![1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
-    let scores = Tensor::new("scores", DataType::Fp32, [1, 10], scores).unwrap();
-    let (outputs, raw) = open_inference::reply(&[label, scores], Contents::Raw);
-    let response = ModelInferResponse { outputs, raw_output_contents: raw, ..answer() };
-    for (what, form) in [("JSON", Form::default()), ("binary", all)] {
-        let mut micros: Vec<f64> = (0..5)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                for _ in 0..20_000 {
-                    // With the copy of the message, which the server does not make.
-                    std::hint::black_box(write(response.clone(), &form).unwrap());
-                }
-                start.elapsed().as_secs_f64() * 1e6 / 20_000.0
-            })
-            .collect();
-        micros.sort_by(f64::total_cmp);
-        println!("a label and 10 scores as {what}: {:.2} µs", micros[2]);
-    }
-}
