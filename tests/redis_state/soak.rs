@@ -191,12 +191,12 @@ async fn each_feedback_counts_once_whoever_is_killed() {
         }
         for part in asked.chunks(10_000) {
             decisions.extend(decide(server, part.iter().cloned()).await);
+            // A record that was not written yet goes with the process.
+            until("the records are written", async || {
+                server.metric("skysail_state_records_waiting").await == 0.0
+            })
+            .await;
         }
-        // A record that was not written yet goes with the process.
-        until("the records are written", async || {
-            server.metric("skysail_state_records_waiting").await == 0.0
-        })
-        .await;
     }
 
     let mut left = decisions.clone();
