@@ -10,7 +10,7 @@
 //! - [`recorder`]: how they ended, and how long it took from the intended start
 //! - [`cpu`]: processor time of the server, of the generator and of others
 //! - [`load`]: one block of load: all of the above together
-//! - [`echo`], [`process`]: the echo, and server processes in general
+//! - [`echo`], [`process`], [`collector`]: the echo, server processes in general, a sink for traces
 //! - [`overhead`]: Skysail beside the echo
 //! - [`early_drop`]: the product's queue beside a lazy rule, in virtual time
 //! - [`batching`], [`sleeper`]: adaptive batches beside fixed ones, and the container that waits
@@ -33,6 +33,7 @@ pub mod batching;
 pub mod cache;
 pub mod chart;
 pub mod cli;
+pub mod collector;
 pub mod cpu;
 pub mod early_drop;
 pub mod echo;

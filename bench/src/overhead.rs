@@ -20,6 +20,7 @@ use skysail_proto::pb::v1::{PredictResponse, prediction_client::PredictionClient
 use crate::{
     arrivals::{Arrivals, Shape},
     bare::{self, Batch},
+    collector::Collector,
     load::{Block, Pace, Plan, run},
     process::ServerProcess,
     report::{Bar, figure, median, print_bars},
@@ -52,10 +53,20 @@ pub struct Settings {
     pub seed: u64,
     /// The model behind the application; `None`: nothing is compared with the bare runtime.
     pub model: Option<PathBuf>,
-    /// The same server twice, with metrics and without; `None`: their cost is not measured. Neither
-    /// is asked anything but the same, so that they differ in nothing else: what was new fills a
-    /// cache, which makes a hit dearer.
-    pub twins: Option<(ServerProcess, ServerProcess)>,
+    /// `None`: the cost of telemetry is not measured.
+    pub twins: Option<Twins>,
+}
+
+/// The same server twice. Neither is asked anything but the same, so that they differ in nothing
+/// else: what was new fills a cache, which makes a hit dearer.
+#[derive(Debug)]
+pub struct Twins {
+    /// With metrics, and one query in a hundred traced to the collector.
+    pub told: ServerProcess,
+    /// With neither.
+    pub quiet: ServerProcess,
+    /// In this process: what it costs is not the server's.
+    pub collector: Collector,
 }
 
 /// The highest rate that is chosen for open blocks by itself: gaps stay longer than a sleeping
@@ -72,9 +83,9 @@ pub enum Side {
     Cached,
     /// Skysail, asked something new each time.
     Uncached,
-    /// One that is asked nothing else.
+    /// One that is asked nothing else, with metrics and traces.
     Told,
-    /// Another one, with metrics off.
+    /// Another one, without.
     Quiet,
 }
 
@@ -129,6 +140,8 @@ pub struct Overhead {
     pub series: Vec<Series>,
     /// The model's container alone, at its best batch, one per repeat.
     pub runtime: Vec<Batch>,
+    /// Spans that came from the server with telemetry.
+    pub spans: u64,
     /// What a reader must know.
     pub notes: Vec<&'static str>,
 }
@@ -151,6 +164,7 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Overh
         open_rates: Vec::new(),
         series: Vec::new(),
         runtime: Vec::new(),
+        spans: 0,
         notes: bars::NOTES.to_vec(),
     };
     if let Some(model) = &settings.model {
@@ -177,6 +191,9 @@ pub fn measure(settings: &Settings, workload: &Workload) -> anyhow::Result<Overh
         }
         overhead.open_rates.push((transport, rate.unwrap_or_default()));
         overhead.series.extend(series);
+    }
+    if let Some(twins) = &settings.twins {
+        overhead.spans = twins.collector.spans();
     }
     Ok(overhead)
 }
@@ -229,7 +246,7 @@ impl Blocks<'_> {
             }
             Side::Told | Side::Quiet => {
                 let twins = self.settings.twins.as_ref().context("there is no such server")?;
-                let twin = if side == Side::Told { &twins.0 } else { &twins.1 };
+                let twin = if side == Side::Told { &twins.told } else { &twins.quiet };
                 (twin.address.clone(), twin.pid())
             }
         };

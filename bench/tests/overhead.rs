@@ -3,8 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use skysail_bench::{
+    collector::Collector,
     echo,
-    overhead::{Settings, measure},
+    overhead::{Settings, Twins, measure},
     process::ServerProcess,
     workload::{Workload, WorkloadConfig},
 };
@@ -28,10 +29,11 @@ fn an_echo_beside_an_echo_has_every_bar_and_answers_all() {
         model: Some(
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fashion-mnist/logreg.onnx"),
         ),
-        twins: Some((
-            ServerProcess::echo(program, &echo::canned()).unwrap(),
-            ServerProcess::echo(program, &echo::canned()).unwrap(),
-        )),
+        twins: Some(Twins {
+            told: ServerProcess::echo(program, &echo::canned()).unwrap(),
+            quiet: ServerProcess::echo(program, &echo::canned()).unwrap(),
+            collector: Collector::start().unwrap(),
+        }),
     };
     let overhead = measure(&settings, &workload).unwrap();
     assert_eq!(overhead.series.len(), 10);

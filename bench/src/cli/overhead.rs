@@ -2,13 +2,14 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::json;
 
 use super::{Common, RequestArgs, default_threads};
 use crate::{
-    overhead::{Overhead, Settings, measure, print},
+    collector::Collector,
+    overhead::{Overhead, Settings, Twins, measure, print},
     process::ServerProcess,
     report::Report,
 };
@@ -73,10 +74,18 @@ impl OverheadArgs {
             _ => None,
         };
         let twins = match (&self.skysail, &self.config) {
-            (Some(program), Some(config)) => Some((
-                ServerProcess::skysail(program, config, None)?,
-                ServerProcess::skysail_with(program, config, QUIET)?,
-            )),
+            (Some(program), Some(config)) => {
+                let collector = Collector::start()?;
+                let told = format!(
+                    "[telemetry]\notlp_endpoint = \"{}\"\ntrace_ratio = 0.01\n",
+                    collector.url
+                );
+                Some(Twins {
+                    told: ServerProcess::skysail_with(program, config, &told)?,
+                    quiet: ServerProcess::skysail_with(program, config, QUIET)?,
+                    collector,
+                })
+            }
             _ => None,
         };
         let (server, pid) = match &started {
@@ -106,6 +115,8 @@ impl OverheadArgs {
         };
         let workload = self.request.workload(0, self.common.seed)?;
         let overhead: Overhead = measure(&settings, &workload)?;
+        let told = settings.twins.is_none() || overhead.spans > 0;
+        ensure!(told, "no span came from the server whose traces are measured");
         let bars = overhead.bars();
         print(&mut io::stdout().lock(), &overhead, &bars)?;
         let report = Report::new(self.common.seed, json!(overhead), bars);

@@ -15,8 +15,8 @@ pub(super) const NOTES: [&str; 5] = [
      server process, models in it included",
     "served_vs_limit: uncached answers per second over the smaller of the echo's and of the bare \
      runtime's rows per second at its best batch; of the two transports the worse",
-    "telemetry_cpu_share: what metrics add to the CPU of a cached answer, over all of it, between two \
-     servers that are asked nothing else; no collector is there, so that nothing is traced",
+    "telemetry_cpu_share: what metrics, and traces of one query in a hundred to a collector, add to the \
+     CPU of a cached answer, over all of it, between two servers that are asked nothing else",
 ];
 
 pub(super) fn of(overhead: &Overhead) -> Vec<Bar> {
