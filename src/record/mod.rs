@@ -59,7 +59,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Default: every group.
     pub sync: Sync,
-    /// How long records gather before they are written. Default 2 ms; more means fewer and larger
+    /// How long records gather before they are written. Default 5 ms; more means fewer and larger
     /// groups, and more records lost by kill -9.
     pub flush_interval: Duration,
     /// Records that may wait to be written. Default 65,536; beyond it admission refuses.
@@ -78,7 +78,7 @@ impl Default for Options {
         Self {
             segment_bytes: 64 << 20,
             sync: Sync::Group,
-            flush_interval: Duration::from_millis(2),
+            flush_interval: Duration::from_millis(5),
             buffer_records: 65_536,
             buffer_bytes: 256 << 20,
             retention: Duration::from_secs(7 * 24 * 3600),

@@ -23,10 +23,12 @@ use super::span::{Clock, Span};
 
 /// Spans that may wait to be sent: a few megabytes.
 const WAITING: usize = 8_192;
-/// Spans of one message to the collector.
+/// Spans of one message to the collector, at most.
 const MESSAGE: usize = 512;
 /// How long a span waits for others.
 const GATHER: Duration = Duration::from_secs(1);
+/// How often it is looked for others.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long the collector may take for one message.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last ones may take when the process stops.
@@ -145,6 +147,27 @@ pub(super) fn start(endpoint: &str, service: &str) -> anyhow::Result<(Outlet, Ex
     Ok((Outlet { spans, counts: Arc::clone(&counts) }, Exporter { counts, stop, task }))
 }
 
+/// Until a message is full or its first span has waited long enough; `false` once no more can come.
+///
+/// Whoever hands spans over wakes this only while it waits for the first: a wake-up per query that is
+/// sampled would cost more than its spans do.
+async fn gather(waiting: &mut Waiting, spans: &mut Vec<Span>) -> bool {
+    let Some(first) = waiting.recv().await else { return false };
+    spans.extend(first);
+    let since = Instant::now();
+    while spans.len() < MESSAGE && since.elapsed() < GATHER {
+        tokio::time::sleep(LOOK).await;
+        loop {
+            match waiting.try_recv() {
+                Ok(more) => spans.extend(more),
+                Err(mpsc::error::TryRecvError::Empty) => break,
+                Err(mpsc::error::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+    true
+}
+
 struct Sender {
     otlp: OtlpExporter,
     endpoint: String,
@@ -162,15 +185,9 @@ impl Sender {
     async fn run(mut self, mut waiting: Waiting, mut stopped: oneshot::Receiver<()>) {
         loop {
             let mut spans = Vec::new();
-            let gathered = async {
-                while spans.len() < MESSAGE {
-                    let Some(more) = waiting.recv().await else { return false };
-                    spans.extend(more);
-                }
-                true
-            };
+            let gathered = gather(&mut waiting, &mut spans);
             let goes_on = tokio::select! {
-                goes_on = tokio::time::timeout(GATHER, gathered) => goes_on.unwrap_or(true),
+                goes_on = gathered => goes_on,
                 _ = &mut stopped => break self.rest(spans, waiting).await,
             };
             self.send(spans).await;
@@ -184,20 +201,21 @@ impl Sender {
     async fn rest(&mut self, mut spans: Vec<Span>, mut waiting: Waiting) {
         while let Ok(more) = waiting.try_recv() {
             spans.extend(more);
-            if spans.len() >= MESSAGE {
-                self.send(std::mem::take(&mut spans)).await;
-            }
         }
         self.send(spans).await;
     }
 
     async fn send(&mut self, spans: Vec<Span>) {
-        let count = spans.len();
-        if count == 0 {
-            return;
+        let mut spans = spans.into_iter();
+        while spans.len() > 0 {
+            self.send_some(spans.by_ref().take(MESSAGE)).await;
         }
+    }
+
+    async fn send_some(&mut self, spans: impl Iterator<Item = Span>) {
         self.clock.check();
-        let batch = spans.into_iter().map(|span| span.export(&self.clock)).collect();
+        let batch: Vec<_> = spans.map(|span| span.export(&self.clock)).collect();
+        let count = batch.len();
         // With a limit of our own: a collector that takes connections and answers nothing must not
         // hold up the spans behind.
         let sent = tokio::time::timeout(PATIENCE, self.otlp.export(batch)).await;
