@@ -1,5 +1,8 @@
 //! Sends spans to a collector, and never waits for one.
 //!
+//! It has a thread of its own: wording some hundred spans takes milliseconds, for which a query on the
+//! same thread would wait.
+//!
 //! What waits to be sent is bounded; beyond that, spans are given up and counted. A collector that
 //! is slow or gone costs spans and nothing else.
 
@@ -8,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,8 +19,8 @@ use anyhow::Context;
 use opentelemetry_otlp::{SpanExporter as OtlpExporter, WithExportConfig as _};
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
 use tokio::{
+    runtime::Builder,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
 };
 
 use super::span::{Clock, Span};
@@ -75,12 +79,12 @@ impl Outlet {
     }
 }
 
-/// The task that sends.
+/// The thread that sends. It ends, once it has sent what waits, when this is dropped.
 #[derive(Debug)]
 pub struct Exporter {
     counts: Arc<Counts>,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 /// For who asks what became of spans while the exporter runs.
@@ -105,19 +109,20 @@ impl Exporter {
     /// Sends what waits, within three seconds, and ends.
     pub async fn stop(self) {
         let _ = self.stop.send(());
-        let mut task = self.task;
-        if tokio::time::timeout(LAST, &mut task).await.is_err() {
-            task.abort();
-        }
+        // Whatever takes longer ends with the process.
+        let _ = tokio::time::timeout(LAST, self.ended).await;
     }
 }
 
-/// Connects when there is something to send. Inside a Tokio runtime only.
+/// Connects when there is something to send.
 ///
 /// # Errors
 ///
-/// `endpoint` is no URL.
+/// `endpoint` is no URL, or the system gives no thread.
 pub(super) fn start(endpoint: &str, service: &str) -> anyhow::Result<(Outlet, Exporter)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // The connection is made in it.
+    let entered = runtime.enter();
     let mut otlp = OtlpExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
@@ -142,9 +147,15 @@ pub(super) fn start(endpoint: &str, service: &str) -> anyhow::Result<(Outlet, Ex
         said: None,
         unsaid: 0,
     };
-    // Owned by the exporter, which ends it.
-    let task = tokio::spawn(sender.run(waiting, stopped));
-    Ok((Outlet { spans, counts: Arc::clone(&counts) }, Exporter { counts, stop, task }))
+    drop(entered);
+    let (end, ended) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(sender.run(waiting, stopped));
+        // Nobody waits where the exporter was dropped.
+        let _ = end.send(());
+    };
+    thread::Builder::new().name("skysail-spans".into()).spawn(run).context("a thread for spans")?;
+    Ok((Outlet { spans, counts: Arc::clone(&counts) }, Exporter { counts, stop, ended }))
 }
 
 /// Until a message is full or its first span has waited long enough; `false` once no more can come.
