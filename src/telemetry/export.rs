@@ -120,41 +120,37 @@ impl Exporter {
 ///
 /// `endpoint` is no URL, or the system gives no thread.
 pub(super) fn start(endpoint: &str, service: &str) -> anyhow::Result<(Outlet, Exporter)> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    // The connection is made in it.
-    let entered = runtime.enter();
-    let mut otlp = OtlpExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(PATIENCE)
-        .build()
-        .with_context(|| {
-            format!(
-                "--otlp-endpoint: expected the URL of a collector that speaks OTLP over gRPC, like \
-                 http://localhost:4317, got '{endpoint}'"
-            )
-        })?;
-    // What OTEL_RESOURCE_ATTRIBUTES says is in it, too.
-    otlp.set_resource(&Resource::builder().with_service_name(service.to_owned()).build());
     let counts = Arc::new(Counts::default());
     let (spans, waiting) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel();
-    let sender = Sender {
-        otlp,
-        endpoint: endpoint.to_owned(),
-        counts: Arc::clone(&counts),
-        clock: Clock::new(),
-        said: None,
-        unsaid: 0,
-    };
-    drop(entered);
     let (end, ended) = oneshot::channel();
-    let run = move || {
-        runtime.block_on(sender.run(waiting, stopped));
-        // Nobody waits where the exporter was dropped.
-        let _ = end.send(());
+    let (begin, begun) = std::sync::mpsc::sync_channel(1);
+    let run = {
+        let (endpoint, service) = (endpoint.to_owned(), service.to_owned());
+        let counts = Arc::clone(&counts);
+        move || {
+            // Made and ended here: a runtime must not be dropped inside another one.
+            let make = || -> anyhow::Result<_> {
+                let runtime = Builder::new_current_thread().enable_all().build()?;
+                let entered = runtime.enter();
+                let sender = Sender::new(endpoint, service, counts)?;
+                drop(entered);
+                Ok((runtime, sender))
+            };
+            // Whoever is told waits for it.
+            match make() {
+                Err(error) => drop(begin.send(Err(error))),
+                Ok((runtime, sender)) => {
+                    drop(begin.send(Ok(())));
+                    runtime.block_on(sender.run(waiting, stopped));
+                    // Nobody waits where the exporter was dropped.
+                    let _ = end.send(());
+                }
+            }
+        }
     };
     thread::Builder::new().name("skysail-spans".into()).spawn(run).context("a thread for spans")?;
+    begun.recv().context("the thread for spans has ended")??;
     Ok((Outlet { spans, counts: Arc::clone(&counts) }, Exporter { counts, stop, ended }))
 }
 
@@ -193,6 +189,19 @@ struct Sender {
 type Waiting = mpsc::UnboundedReceiver<Vec<Span>>;
 
 impl Sender {
+    fn new(endpoint: String, service: String, counts: Arc<Counts>) -> anyhow::Result<Self> {
+        let otlp = OtlpExporter::builder().with_tonic().with_endpoint(&endpoint);
+        let mut otlp = otlp.with_timeout(PATIENCE).build().with_context(|| {
+            format!(
+                "--otlp-endpoint: expected the URL of a collector that speaks OTLP over gRPC, like \
+                 http://localhost:4317, got '{endpoint}'"
+            )
+        })?;
+        // What OTEL_RESOURCE_ATTRIBUTES says is in it, too.
+        otlp.set_resource(&Resource::builder().with_service_name(service).build());
+        Ok(Self { otlp, endpoint, counts, clock: Clock::new(), said: None, unsaid: 0 })
+    }
+
     async fn run(mut self, mut waiting: Waiting, mut stopped: oneshot::Receiver<()>) {
         loop {
             let mut spans = Vec::new();
