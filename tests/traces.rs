@@ -5,7 +5,11 @@
 mod collector;
 mod common;
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use collector::{Collector, Span};
 use common::{Container, ROOT, Server, label, query};
@@ -28,7 +32,11 @@ links = [{ model = "c" }]
 const CALLER: (&str, &str) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
 
 async fn front_end(collector: &Collector, ratio: f64, folder: &Path) -> Server {
-    let (url, folder) = (collector.url(), folder.join("server"));
+    front_end_of(&collector.url(), ratio, folder).await
+}
+
+async fn front_end_of(url: &str, ratio: f64, folder: &Path) -> Server {
+    let folder = folder.join("server");
     std::fs::create_dir_all(&folder).unwrap();
     let traces = format!("[telemetry]\notlp_endpoint = \"{url}\"\ntrace_ratio = {ratio:?}\n");
     Server::start(&format!("{traces}{ROOT}{FAR}"), &folder).await
@@ -246,4 +254,46 @@ async fn a_collector_that_dies_and_comes_back_costs_no_query() {
     }
     assert!(server.metric("skysail_spans_exported_total").await > 0.0);
     assert!(server.stop().await);
+}
+
+/// Rotel passes on to our receiver what it has understood.
+#[tokio::test]
+#[ignore = "needs Rotel: cargo xtask test --all"]
+async fn a_collector_that_we_did_not_write_understands_it() {
+    let program = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap()
+        .join("setup/collector/rotel/rotel-agent");
+    assert!(program.exists(), "no {}: run `cargo xtask setup --all`", program.display());
+    let (receiver, folder) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (grpc, http) = (free(), free());
+    let _rotel = tokio::process::Command::new(program)
+        .args(["start", "--exporter", "otlp", "--otlp-exporter-protocol", "grpc"])
+        .args(["--otlp-exporter-endpoint", &receiver.url()])
+        .args(["--otlp-grpc-endpoint", &grpc.to_string()])
+        .args(["--otlp-http-endpoint", &http.to_string()])
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    for attempt in 0.. {
+        match tokio::net::TcpStream::connect(grpc).await {
+            Ok(_) => break,
+            Err(error) => assert!(attempt < 500, "Rotel does not listen: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let server = front_end_of(&format!("http://{grpc}"), 1.0, folder.path()).await;
+    for number in 0..20 {
+        let request = called_by(query("app", "r", &[[number as f32, 2.0]]), "01");
+        server.prediction().predict(request).await.unwrap();
+    }
+    assert!(server.stop().await);
+    let all = |spans: &[Span]| named(spans, "skysail.predict").len() == 20;
+    let spans = receiver.until("all that was sent comes through", all).await;
+    nested(&spans);
+    assert!(spans.iter().all(|span| span.trace == CALLER.0 && span.service == "skysail"));
+    for name in ["select", "combine", "arm a:1", "arm b:1"] {
+        assert_eq!(named(&spans, name).len(), 20, "{name}");
+    }
 }

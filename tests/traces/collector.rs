@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
 };
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Runtime};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, codec::CompressionEncoding};
 
 /// A span as it arrived.
 #[derive(Clone, Debug)]
@@ -90,6 +90,7 @@ impl Collector {
         };
         let port = listener.local_addr().unwrap().port();
         let service = TraceServiceServer::new(Service(Arc::clone(&spans)));
+        let service = service.accept_compressed(CompressionEncoding::Gzip);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         let serve = tonic::transport::Server::builder().add_service(service);
         runtime.spawn(serve.serve_with_incoming(incoming));

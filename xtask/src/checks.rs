@@ -28,7 +28,7 @@ const CHECKS: [Check; 10] = [
 ];
 
 /// What `--all` adds: it is slow or large.
-const MORE: [Check; 1] = [("Redis Cluster, MLServer, KServe's SDK and Chromium", left_out)];
+const MORE: [Check; 1] = [("Redis Cluster, MLServer, KServe's SDK, Rotel and Chromium", left_out)];
 
 /// Sets everything up and runs all checks; the first that fails ends it.
 ///

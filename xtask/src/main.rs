@@ -41,7 +41,7 @@ const USAGE: &str = "\
 cargo xtask COMMAND
 
   setup [--all]  fetch what is missing: ONNX Runtime, Fashion-MNIST; for the tests Redis, Python packages, logs;
-                 --all: MLServer, KServe's SDK and Chromium, too
+                 --all: MLServer, KServe's SDK, Rotel and Chromium, too
   demo [ARG]...  set up what the demo needs, build skysail and run `skysail demo ARG...`
   test [--all]   set up everything, then run every check and test; --all: what is slow or large, too
   check-sizes    only the check of file sizes

@@ -51,6 +51,14 @@ pub(crate) const KSERVE: Packages = Packages {
     compile: true,
 };
 
+/// A collector of traces, which comes as a wheel.
+pub(crate) const COLLECTOR: Packages = Packages {
+    folder: "collector",
+    requirements: "tests/python/collector-requirements.txt",
+    newest: (3, 13),
+    compile: false,
+};
+
 /// A usable interpreter.
 #[derive(Debug)]
 pub(crate) struct Python {

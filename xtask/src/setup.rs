@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use crate::python::{CLIENTS, KSERVE, MLSERVER};
+use crate::python::{CLIENTS, COLLECTOR, KSERVE, MLSERVER};
 use crate::workspace::Workspace;
 use crate::{chromium, fashion_mnist, onnxruntime, open_bandit, python, redis};
 
@@ -47,6 +47,7 @@ pub(crate) fn run(workspace: &Workspace, parts: Parts) -> Result<()> {
         timed("Chromium", || chromium::ensure(&folder))?;
         timed("MLServer", || python::ensure(&MLSERVER, &workspace.root, &folder))?;
         timed("KServe's SDK", || python::ensure(&KSERVE, &workspace.root, &folder))?;
+        timed("Rotel", || python::ensure(&COLLECTOR, &workspace.root, &folder))?;
     }
     Ok(())
 }
