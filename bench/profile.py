@@ -44,6 +44,7 @@ STAGES = [
     ("HTTP/2 and gRPC", r"h2::|hyper|tonic|http_body|axum"),
     ("runtime", r"tokio::"),
 ]
+COMPILED = [(name, re.compile(pattern)) for name, pattern in STAGES]
 RECORD, OTHER = "record: the writing thread", "other"
 
 ALLOCATIONS = ["mi_theap_malloc_aligned", "mi_zalloc_aligned", "mi_realloc_aligned"]
@@ -60,9 +61,6 @@ def stage_of(thread, frames):
                 return name
     # The runtime's own functions have no names here; on a replica's thread there is nothing else such.
     return "ONNX Runtime" if re.search(r"/\d+\s*$", thread) else OTHER
-
-
-COMPILED = [(name, re.compile(pattern)) for name, pattern in STAGES]
 
 
 def samples(data):
@@ -145,9 +143,9 @@ def allocations(folder, server, api, repeat, out):
         with open(counted) as file:
             lines = [line.split(",") for line in file if "probe_skysail" in line]
         with open(out) as file:
-            cost = json.load(file)
+            rate = find(json.load(file), "answered_per_s")
         # The warm-up's answers allocate, too.
-        answers = find(cost, "answered_per_s") * 2.5
+        answers = rate * 2.5
         return sum(int(line[0]) for line in lines) / answers
     finally:
         subprocess.run(["perf", "probe", "-q", "-d", "probe_skysail:*"], stderr=subprocess.DEVNULL)
