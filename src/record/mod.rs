@@ -55,7 +55,7 @@ pub enum Sync {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A segment that has grown to this many bytes is closed. Default 64 MiB; more means fewer
-    /// files and a larger index of the active one in memory (about 100 bytes per record).
+    /// files, and more to read at start.
     pub segment_bytes: u64,
     /// Default: every group.
     pub sync: Sync,

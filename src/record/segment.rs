@@ -55,15 +55,18 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) summary: Summary,
-    pub(super) entries: Vec<(DecisionId, Place)>,
     /// Lines that are no JSON of ours.
     pub(super) skipped: u64,
     /// Bytes of a last line without an end, which were cut off.
     pub(super) torn: u64,
 }
 
-/// Reads all lines, and cuts off a last one that was not written whole.
-pub(super) fn scan(file: &File) -> io::Result<Scan> {
+/// Reads all lines, tells each decision's place, and cuts off a last line that was not written
+/// whole.
+pub(super) fn scan(
+    file: &File,
+    mut decision: impl FnMut(DecisionId, Place) -> io::Result<()>,
+) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
@@ -77,7 +80,9 @@ pub(super) fn scan(file: &File) -> io::Result<Scan> {
         match Head::parse(&line) {
             Some(head) => {
                 let place = Place { offset: scan.summary.bytes, bytes: line.len() as u32 };
-                scan.entries.extend(head.id.map(|id| (id, place)));
+                if let Some(id) = head.id {
+                    decision(id, place)?;
+                }
                 scan.summary.add(head.id, head.time_ms(), bytes);
             }
             None => {

@@ -21,9 +21,9 @@ use skysail_selection::{DecisionId, DecisionRecord};
 use super::{
     RecordError,
     buffer::Batch,
-    index::Index,
+    index::{Growing, Unwritten},
     segment,
-    sidecar::{self, Place, Summary},
+    sidecar::{self, Summary},
 };
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ struct Active {
     sequence: u64,
     file: Arc<File>,
     summary: Summary,
-    index: Index,
+    index: Growing,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,18 +65,12 @@ impl Segments {
             let summary = summary(directory, sequence, &skipped)?;
             closed.push(Closed { sequence, summary });
         }
-        let (sequence, file, scan) = match last {
+        let active = match last {
             Some(sequence) => {
-                let (file, scan) = scan(directory, sequence, &skipped)?;
-                (sequence, file, scan)
+                let (file, summary, index) = scan(directory, sequence, &skipped)?;
+                Active { sequence, file: Arc::new(file), summary, index }
             }
-            None => (1, segment::create(directory, 1).map_err(fail)?, segment::Scan::default()),
-        };
-        let active = Active {
-            sequence,
-            file: Arc::new(file),
-            summary: scan.summary,
-            index: scan.entries.into_iter().collect(),
+            None => Active::create(directory, 1).map_err(fail)?,
         };
         Ok(Self {
             directory: directory.to_owned(),
@@ -132,40 +126,52 @@ impl Segments {
 
     /// Makes a written group findable.
     pub(super) fn add(&self, group: &Batch) {
-        let index = group.index.lock();
-        let mut active = self.active.write();
-        let start = active.summary.bytes;
-        active.index.reserve(group.summary.decisions as usize);
-        for (id, place) in index.entries() {
-            active.index.add(id, Place { offset: start + place.offset, ..place });
+        let unwritten = {
+            let index = group.index.lock();
+            let mut active = self.active.write();
+            let start = active.summary.bytes;
+            active.index.extend(start, &index, group.summary.decisions);
+            active.summary.extend(&group.summary);
+            active.index.enough()
+        };
+        if let Some(run) = unwritten
+            && let Err(error) = self.index(run)
+        {
+            tracing::warn!(%error, "the decision log's index stays in memory for now");
         }
-        active.summary.extend(&group.summary);
+    }
+
+    /// Writes what is indexed in memory. Only the writer adds to it, and it is here.
+    fn index(&self, run: Unwritten) -> Result<(), RecordError> {
+        match run.write() {
+            Ok(runs) => {
+                self.active.write().index.wrote(runs);
+                Ok(())
+            }
+            Err(error) => {
+                let mut active = self.active.write();
+                active.index.did_not_write();
+                let path = segment::path(&self.directory, active.sequence, "idx");
+                Err(RecordError::file(&path, error))
+            }
+        }
     }
 
     /// Closes the active segment and begins the next. After an error the active one goes on.
     pub(super) fn rotate(&self) -> Result<(), RecordError> {
+        let rest = self.active.read().index.rest();
+        self.index(rest)?;
         // Only the writer changes the active one, and it is here.
-        let (sequence, file, summary, mut entries) = {
+        let (sequence, file, summary, runs) = {
             let active = self.active.read();
-            let entries: Vec<_> = active.index.entries().collect();
-            (active.sequence, Arc::clone(&active.file), active.summary, entries)
+            (active.sequence, Arc::clone(&active.file), active.summary, active.index.on_disk())
         };
         let fail = |error| RecordError::file(&self.directory, error);
         file.sync_data().map_err(fail)?;
-        entries.sort_unstable_by_key(|(id, _)| *id);
-        let index = segment::path(&self.directory, sequence, "idx");
-        sidecar::write(&index, &summary, &entries).map_err(fail)?;
-        let file = Arc::new(segment::create(&self.directory, sequence + 1).map_err(fail)?);
+        runs.finish(&summary).map_err(fail)?;
+        let next = Active::create(&self.directory, sequence + 1).map_err(fail)?;
         self.closed.write().push(Closed { sequence, summary });
-        let next = Active {
-            sequence: sequence + 1,
-            file,
-            summary: Summary::default(),
-            index: Index::default(),
-        };
-        let last = std::mem::replace(&mut *self.active.write(), next);
-        // Freeing a large index takes a while; nobody waits for the lock meanwhile.
-        drop(last);
+        *self.active.write() = next;
         Ok(())
     }
 
@@ -199,10 +205,16 @@ impl Segments {
     pub(super) fn find_active(&self, id: DecisionId) -> io::Result<Option<Arc<DecisionRecord>>> {
         let (file, place) = {
             let mut active = self.active.write();
-            let Some(place) = active.index.find(id) else { return Ok(None) };
-            (Arc::clone(&active.file), place)
+            if !active.summary.may_hold(id) {
+                return Ok(None);
+            }
+            (Arc::clone(&active.file), active.index.find(id))
         };
-        segment::read(&file, place).map(Some)
+        let place = match place {
+            Ok(place) => Some(place),
+            Err(runs) => runs.find(id)?,
+        };
+        place.map(|place| segment::read(&file, place)).transpose()
     }
 
     /// Whether a closed segment has decisions of that time.
@@ -220,10 +232,10 @@ impl Segments {
             .filter(|one| one.summary.may_hold(id))
             .copied()
             .collect();
-        for Closed { sequence, summary } in candidates {
+        for Closed { sequence, .. } in candidates {
             let found = || {
                 let index = segment::path(&self.directory, sequence, "idx");
-                let Some(place) = sidecar::find(&index, summary.decisions, id)? else {
+                let Some(place) = sidecar::find(&index, id)? else {
                     return Ok(None);
                 };
                 let file = File::open(segment::path(&self.directory, sequence, "jsonl"))?;
@@ -240,15 +252,29 @@ impl Segments {
     }
 }
 
+impl Active {
+    /// An empty one.
+    fn create(directory: &Path, sequence: u64) -> io::Result<Self> {
+        Ok(Self {
+            sequence,
+            index: Growing::create(&segment::path(directory, sequence, "idx"))?,
+            file: Arc::new(segment::create(directory, sequence)?),
+            summary: Summary::default(),
+        })
+    }
+}
+
+/// Reads a segment whole, and indexes it anew.
 fn scan(
     directory: &Path,
     sequence: u64,
     skipped: &AtomicU64,
-) -> Result<(File, segment::Scan), RecordError> {
+) -> Result<(File, Summary, Growing), RecordError> {
     let path = segment::path(directory, sequence, "jsonl");
     let fail = |error| RecordError::file(&path, error);
     let file = segment::open(directory, sequence).map_err(fail)?;
-    let scan = segment::scan(&file).map_err(fail)?;
+    let mut index = Growing::create(&path.with_extension("idx")).map_err(fail)?;
+    let scan = segment::scan(&file, |id, place| index.add(id, place)).map_err(fail)?;
     if scan.torn > 0 {
         tracing::warn!(
             path = %path.display(), bytes = scan.torn,
@@ -259,7 +285,7 @@ fn scan(
         tracing::warn!(path = %path.display(), lines = scan.skipped, "skipped broken lines");
         skipped.fetch_add(scan.skipped, Ordering::Relaxed);
     }
-    Ok((file, scan))
+    Ok((file, scan.summary, index))
 }
 
 /// From the sidecar, which is made again where it does not fit.
@@ -270,10 +296,9 @@ fn summary(directory: &Path, sequence: u64, skipped: &AtomicU64) -> Result<Summa
     if let Some(summary) = sidecar::summary(&index, bytes) {
         return Ok(summary);
     }
-    let (_, mut scan) = scan(directory, sequence, skipped)?;
-    scan.entries.sort_by_key(|(id, _)| *id);
-    sidecar::write(&index, &scan.summary, &scan.entries)
-        .map_err(|error| RecordError::file(&index, error))?;
-    tracing::info!(path = %index.display(), decisions = scan.summary.decisions, "indexed again");
-    Ok(scan.summary)
+    let (_, summary, growing) = scan(directory, sequence, skipped)?;
+    let finish = || growing.rest().write()?.finish(&summary);
+    finish().map_err(|error| RecordError::file(&index, error))?;
+    tracing::info!(path = %index.display(), decisions = summary.decisions, "indexed again");
+    Ok(summary)
 }

@@ -166,9 +166,11 @@ async fn closed_segments_are_searched_by_their_sidecars() {
     assert_eq!(log.find(record(LONG_AGO + 5, 1000).id).await.unwrap(), None);
     drop(log);
 
-    let sidecars = names(directory.path(), "idx");
+    let mut sidecars = names(directory.path(), "idx");
+    assert_eq!(names(directory.path(), "jsonl").len(), sidecars.len());
+    // Of the active one.
+    sidecars.pop();
     assert!(sidecars.len() > 5, "{sidecars:?}");
-    assert_eq!(names(directory.path(), "jsonl").len(), sidecars.len() + 1);
     let before: Vec<_> = sidecars.iter().map(|path| fs::read(path).unwrap()).collect();
     assert_found(&open(directory.path(), small_segments()), &all).await;
 
@@ -183,6 +185,67 @@ async fn closed_segments_are_searched_by_their_sidecars() {
     for (path, before) in sidecars.iter().zip(&before) {
         assert_eq!(&fs::read(path).unwrap(), before);
     }
+}
+
+/// More than one run, groups of all sizes, and ids in no order.
+#[tokio::test]
+async fn an_index_is_searched_while_it_grows_in_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path(), Options::default());
+    // As two front ends whose clocks differ: each run overlaps the next.
+    let time = |n: u32| LONG_AGO + u64::from(n % 1000);
+    let all: Vec<_> = (0..10_000).map(|n| record(time(n), n)).collect();
+    let mut rest = &all[..];
+    for group in [1, 4000, 95, 1, 5000, 903] {
+        let (now, later) = rest.split_at(group);
+        for record in now {
+            log.append(Arc::clone(record));
+        }
+        log.flush().await.unwrap();
+        assert_found(&log, now).await;
+        rest = later;
+    }
+    assert_found(&log, &all).await;
+    assert_eq!(log.find(record(LONG_AGO + 5, 1_000_000).id).await.unwrap(), None);
+    let index = segment::path(directory.path(), 1, "idx");
+    let indexed = fs::metadata(&index).unwrap().len() / 40;
+    assert!((4096..10_000).contains(&indexed), "{indexed}");
+    drop(log);
+    // All of it is made anew at start, and closed by the next rotation.
+    let one = Options { segment_bytes: 1 << 20, ..Options::default() };
+    let log = open(directory.path(), one.clone());
+    assert_found(&log, &all).await;
+    fill(&log, &records(1)).await;
+    assert_eq!(log.stats().segments, 2);
+    assert_found(&log, &all).await;
+    drop(log);
+    let closed = fs::read(&index).unwrap();
+    assert_eq!(closed.len(), 10_001 * 40 + 3 * 24 + 56);
+    assert_found(&open(directory.path(), one), &all).await;
+}
+
+/// No next segment can be made: the closed index of the active one has to grow again.
+#[tokio::test]
+async fn an_index_that_was_closed_too_early_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let all = records(40);
+    let log = open(directory.path(), small_segments());
+    let next = segment::path(directory.path(), 2, "jsonl");
+    fs::create_dir(&next).unwrap();
+    fill(&log, &all[..20]).await;
+    assert_eq!(log.stats().segments, 1);
+    assert_found(&log, &all[..20]).await;
+    fs::remove_dir(&next).unwrap();
+    // It is tried again after a while.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    fill(&log, &all[20..]).await;
+    assert!(log.stats().segments > 2);
+    assert_found(&log, &all).await;
+    drop(log);
+    let first = segment::path(directory.path(), 1, "idx");
+    let before = fs::read(&first).unwrap();
+    assert_found(&open(directory.path(), small_segments()), &all).await;
+    assert_eq!(fs::read(&first).unwrap(), before);
 }
 
 #[tokio::test]

@@ -23,12 +23,13 @@ pub(super) struct Writer {
     /// When what was written is to be forced to the disk; `None`: it is.
     due: Option<Instant>,
     deleted: Instant,
-    rotation_fails: bool,
+    /// When the last attempt to begin a segment failed.
+    rotation_failed: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, due: None, deleted: Instant::now(), rotation_fails: false }
+        Self { shared, due: None, deleted: Instant::now(), rotation_failed: None }
     }
 
     /// Until the buffer is closed and all of it is written.
@@ -130,15 +131,18 @@ impl Writer {
 
     fn rotate(&mut self) {
         if self.shared.segments.active_bytes() >= self.shared.options.segment_bytes {
+            if self.rotation_failed.is_some_and(|failed| failed.elapsed() < RETRY) {
+                return;
+            }
             let result = self.shared.segments.rotate();
             match &result {
                 Ok(()) => self.delete_old(),
-                Err(error) if !self.rotation_fails => {
+                Err(error) if self.rotation_failed.is_none() => {
                     tracing::error!(%error, "no new segment can be made; the last one goes on");
                 }
                 Err(_) => {}
             }
-            self.rotation_fails = result.is_err();
+            self.rotation_failed = result.err().map(|_| Instant::now());
         } else if self.deleted.elapsed() >= DELETE_EVERY {
             self.delete_old();
         }
