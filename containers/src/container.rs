@@ -6,10 +6,18 @@ use skysail_proto::{Inputs, Signature, Tensor};
 
 use crate::error::ContainerError;
 
-/// Computes batches for one model version. Blocking, and owned by one thread.
+/// Computes batches for one model version. Blocking, and used by one thread at a time.
 pub trait Container: Send + 'static {
     /// What the model takes and gives.
     fn signature(&self) -> Signature;
+
+    /// Whether another thread than the one that opened it may compute with it, and what a batch
+    /// takes follows from its size. Then a call that comes while it is idle and takes next to no
+    /// time is computed where it was made, which spares waking a thread twice. `false` unless it
+    /// says otherwise.
+    fn computes_anywhere(&self) -> bool {
+        false
+    }
 
     /// Computes one batch: queries whose inputs agree in names, datatypes and trailing
     /// dimensions. Answers for each query, in order, the `outputs` asked for, in order, each with

@@ -2,10 +2,12 @@
 
 use std::{
     fmt,
+    future::poll_fn,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -21,7 +23,7 @@ use crate::{
     config::ModelConfig,
     observer::{BatchObserver, DropReason},
     queue::{DeadlineQueue, Entry, Past},
-    replica::{ContainerInfo, ContainerState, Replica},
+    replica::{ContainerInfo, ContainerState, Replica, local},
 };
 
 mod future;
@@ -85,6 +87,8 @@ struct State {
     closed: Option<Arc<str>>,
     /// Replicas that wait for calls.
     sleepers: Vec<Sleeper>,
+    /// When the last call came.
+    last: Instant,
     /// When a full queue was last searched for calls that nobody waits for.
     purged: Instant,
 }
@@ -117,6 +121,7 @@ impl Model {
                 queue: DeadlineQueue::new(config.queue_rows, config.queue_bytes),
                 closed: None,
                 sleepers: Vec::new(),
+                last: Instant::now(),
                 purged: Instant::now(),
             }),
             queue_rows: AtomicUsize::new(0),
@@ -180,6 +185,11 @@ impl Model {
         self.budget() / 2
     }
 
+    /// Rows that wait.
+    pub(crate) fn queued_rows(&self) -> usize {
+        self.queue_rows.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn containers(&self) -> Vec<ContainerInfo> {
         let rows = self.queue_rows.load(Ordering::Relaxed);
         self.replicas.load().iter().map(|replica| replica.info(self, rows)).collect()
@@ -240,8 +250,9 @@ impl Model {
             past: Past::default(),
             payload: Reply { to: reply, trace: call.trace.map(|within| within.span()) },
         };
-        let ticket = match self.push(entry, now) {
-            Ok(ticket) => ticket,
+        let rows = entry.rows();
+        let Pushed { ticket, gap, wake } = match self.push(entry, now) {
+            Ok(pushed) => pushed,
             Err(error) => return ModelFuture::ready(error),
         };
         if shared {
@@ -249,6 +260,11 @@ impl Model {
             waiters.queued_in(queue as Weak<dyn Requeue>, ticket);
             // Somebody may have joined between the push and the line above.
             self.requeue(ticket, waiters.earliest());
+        }
+        match wake {
+            Woken::One(replica) if local::compute_here(self, &replica, rows, gap) => {}
+            wake if gap < local::BRIEF => wake.wake_behind(),
+            wake => wake.wake(),
         }
         ModelFuture::waiting(answer, waiter)
     }
@@ -280,7 +296,7 @@ impl Model {
         Ok(())
     }
 
-    fn push(&self, entry: Entry<Reply>, now: Instant) -> Result<u64, PredictError> {
+    fn push(&self, entry: Entry<Reply>, now: Instant) -> Result<Pushed, PredictError> {
         let mut state = self.state.lock();
         if let Some(why) = &state.closed {
             return Err(self.unavailable(Arc::clone(why)));
@@ -296,10 +312,11 @@ impl Model {
         let ticket = if full { None } else { Some(state.queue.push(entry)) };
         self.queue_rows.store(state.queue.rows(), Ordering::Relaxed);
         let wake = if ticket.is_some() { state.whom_to_wake(now) } else { Woken::Nobody };
+        let gap = now.saturating_duration_since(state.last);
+        state.last = now;
         drop(state);
-        wake.wake();
         self.answer_dropped(gone);
-        ticket.ok_or_else(|| {
+        ticket.map(|ticket| Pushed { ticket, gap, wake }).ok_or_else(|| {
             self.observer.dropped(&self.version.id, DropReason::Full, 1);
             let wait = self.predict(0, now).unwrap_or_default();
             PredictError::overloaded(format!("the queue of {} is full", self.version.id), wait)
@@ -429,6 +446,14 @@ impl Model {
     }
 }
 
+/// A call is in the queue.
+struct Pushed {
+    ticket: u64,
+    /// Since the call before it.
+    gap: Duration,
+    wake: Woken,
+}
+
 /// Replicas that are to look at the queue. Woken after its lock is given back.
 enum Woken {
     Nobody,
@@ -437,6 +462,29 @@ enum Woken {
 }
 
 impl Woken {
+    /// After the tasks that are ready on this thread: calls that they make are in the same batch, and
+    /// the replica does not take the processor from them.
+    fn wake_behind(self) {
+        if matches!(self, Self::Nobody) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.wake() };
+        // Where the runtime ends before that, the next tick wakes.
+        runtime.spawn(async move {
+            let mut behind = false;
+            // Not `yield_now`, which waits until the thread has nothing to do at all.
+            poll_fn(|cx| {
+                if std::mem::replace(&mut behind, true) {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+            self.wake();
+        });
+    }
+
     fn wake(self) {
         match self {
             Self::Nobody => {}

@@ -28,6 +28,8 @@ pub struct OnnxContainer {
     buffers: Vec<Buffer>,
     /// For sets of outputs that are not all of the model's: what is not asked for is not computed.
     selected: Vec<Selected>,
+    /// On the processor, and on the thread that asks alone.
+    anywhere: bool,
 }
 
 impl fmt::Debug for OnnxContainer {
@@ -64,7 +66,8 @@ impl OnnxContainer {
         let session = builder.commit_from_memory(file).map_err(failed)?;
         let signature = signature::of_session(&session)?;
         let buffers = signature.inputs.iter().map(|spec| Buffer::new(spec.datatype)).collect();
-        Ok(Self { session, signature, buffers, selected: Vec::new() })
+        let anywhere = device == Device::Cpu && threads == 1;
+        Ok(Self { session, signature, buffers, selected: Vec::new(), anywhere })
     }
 
     /// Where in `selected` the options for `outputs` are; `None` where all outputs are wanted.
@@ -90,6 +93,10 @@ impl OnnxContainer {
 impl Container for OnnxContainer {
     fn signature(&self) -> Signature {
         self.signature.clone()
+    }
+
+    fn computes_anywhere(&self) -> bool {
+        self.anywhere
     }
 
     fn predict_batch(

@@ -31,6 +31,7 @@ mod start;
 use flights::Flight;
 pub(crate) use flights::Landed;
 pub use info::{ContainerInfo, ContainerState};
+use local::Seat;
 pub(crate) use settle::{Why, failure, settle};
 pub(crate) use start::{Factory, sizer_for, start};
 
@@ -39,7 +40,7 @@ pub(crate) const FAILURES: u32 = 5;
 /// How often a container that takes no batches is tried.
 pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(500);
 
-/// What all may know of a replica. Its thread or task alone has the container.
+/// What all may know of a replica.
 pub(crate) struct Replica {
     /// Unique among all containers; what `ListContainers` shows.
     pub(crate) id: Arc<str>,
@@ -54,6 +55,10 @@ pub(crate) struct Replica {
     waker: Waker,
     /// It is [`ContainerState::Ready`], for those who should not wait for the lock.
     live: AtomicBool,
+    /// Callers may compute with the container.
+    anywhere: AtomicBool,
+    /// The container of one in this process: its thread's, or for a moment a caller's.
+    seat: Mutex<Seat>,
     control: Mutex<Control>,
 }
 
@@ -137,6 +142,8 @@ impl Replica {
                 Some(_) => Waker::Task(Notify::new()),
             },
             live: AtomicBool::new(spec.state == ContainerState::Ready),
+            anywhere: AtomicBool::new(false),
+            seat: Mutex::default(),
             control: Mutex::new(Control {
                 sizer: spec.sizer,
                 profile: spec.profile,
@@ -208,6 +215,11 @@ impl Replica {
     pub(crate) fn expected_finish(&self, rows: usize, now: Instant) -> Instant {
         let control = self.control.lock();
         now + control.expected_busy(now) + control.profile.expect(rows, now)
+    }
+
+    /// What a batch of `rows` takes at the worst; zero as long as nothing is known.
+    pub(crate) fn at_worst(&self, rows: usize) -> Duration {
+        self.control.lock().profile.at_worst(rows)
     }
 
     pub(crate) fn free_since(&self) -> Instant {

@@ -1,9 +1,10 @@
-//! The thread of a replica in this process: it owns a container and computes batch after batch.
+//! A replica in this process: its thread computes batch after batch; what is brief is computed
+//! where it was asked for.
 
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,11 +15,31 @@ use super::{ContainerState, FAILURES, Factory, PROBE_EVERY, Replica, settle, sta
 use crate::{
     container::{Container, check_answers},
     error::ContainerError,
-    model::{Model, Next},
+    model::{Batch, Model, Next},
 };
 
 /// A container that cannot be opened again is tried at most so seldom.
 const REOPEN_AT_MOST: Duration = Duration::from_secs(30);
+
+/// The longest that a call may keep the thread that made it: about what waking another one and
+/// being woken by it takes. Calls that come closer together than that are left to the replica's
+/// thread, which finds the next ones in the queue when it has woken, and batches them.
+pub(crate) const BRIEF: Duration = Duration::from_micros(100);
+
+/// Where the container is. Who holds its lock computes.
+#[derive(Default)]
+pub(super) struct Seat {
+    container: Option<Box<dyn Container>>,
+    /// What the thread has to look after before it computes again.
+    trouble: Option<Trouble>,
+}
+
+enum Trouble {
+    /// It panicked; it is used no more.
+    Panicked(String),
+    /// So many batches failed in a row, the last one with that error.
+    Failing(u32, String),
+}
 
 /// Computes batches until there are no more to come. A container that panicked, or fails all it
 /// gets and a trial too, is opened again.
@@ -31,7 +52,9 @@ pub(crate) fn run(
     replica.is_this_thread();
     let mut container = Some(container);
     while let Some(open) = container.take() {
-        match serve(model, replica, open) {
+        replica.anywhere.store(open.computes_anywhere(), Ordering::Relaxed);
+        *replica.seat.lock() = Seat { container: Some(open), trouble: None };
+        match serve(model, replica) {
             Ended::Closed => break,
             Ended::Lost(why) => {
                 if replica.set_state(ContainerState::Broken, &why) {
@@ -43,6 +66,7 @@ pub(crate) fn run(
         }
     }
     replica.drain(Instant::now(), "shut down");
+    *replica.seat.lock() = Seat::default();
 }
 
 enum Ended {
@@ -50,53 +74,119 @@ enum Ended {
     Lost(String),
 }
 
-fn serve(model: &Model, replica: &Arc<Replica>, mut container: Box<dyn Container>) -> Ended {
+fn serve(model: &Model, replica: &Arc<Replica>) -> Ended {
     loop {
-        let work = match model.next(replica) {
-            Next::Batch(batch) => replica.begin(batch, model.budget(), Instant::now()),
-            Next::Wait(None) => {
-                thread::park();
-                continue;
-            }
-            Next::Wait(Some(until)) => {
-                thread::park_timeout(until.saturating_duration_since(Instant::now()));
-                continue;
-            }
-            Next::Closed => return Ended::Closed,
-        };
-        let result = guarded(container.as_mut(), &work.inputs, &work.outputs);
-        let mut lost = match &result {
-            Err(ContainerError::Panicked(why)) => Some(format!("the container panicked: {why}")),
-            _ => None,
-        };
-        if lost.is_some() {
-            // Before its queries are passed on: not to this one.
-            replica.set_state(ContainerState::Broken, lost.as_deref().unwrap_or_default());
-        }
-        let last = result.as_ref().err().map(ToString::to_string);
-        let failures = settle(model, replica, work.flight, result);
-        // Whatever it was told of: it has come back.
-        if lost.is_none() && replica.state() == ContainerState::Stalled {
-            replica.set_state(ContainerState::Ready, "");
-            model.wake_all();
-        }
-        if lost.is_none() && failures >= FAILURES {
-            let tried = start::try_out(container.as_mut(), &model.version.signature);
-            match tried {
-                Ok(_) => replica.set_failures(0),
-                Err(error) => {
-                    let last = last.unwrap_or_default();
-                    lost = Some(format!(
-                        "{failures} batches failed in a row ({last}), and so did a trial: {error}"
-                    ));
-                }
-            }
-        }
-        if let Some(why) = lost {
+        // Held until it is noted that this one sleeps: nobody else looks for work meanwhile.
+        let mut seat = replica.seat.lock();
+        if let Some(why) =
+            seat.trouble.take().and_then(|trouble| doubt(model, replica, &mut seat, trouble))
+        {
             // A container that panicked may panic again when it is dropped.
+            let container = seat.container.take();
             let _ = catch_unwind(AssertUnwindSafe(move || drop(container)));
             return Ended::Lost(why);
         }
+        let until = match model.next(replica) {
+            Next::Batch(batch) => {
+                compute(model, replica, &mut seat, batch);
+                continue;
+            }
+            Next::Wait(until) => until,
+            Next::Closed => return Ended::Closed,
+        };
+        drop(seat);
+        match until {
+            None => thread::park(),
+            Some(until) => thread::park_timeout(until.saturating_duration_since(Instant::now())),
+        }
+    }
+}
+
+/// Computes on the calling thread what an idle replica was to be woken for: one call of `rows`, a
+/// `gap` after the one before. False where that may take too long, a batch is to be expected, or
+/// the replica's own thread is at it.
+pub(crate) fn compute_here(
+    model: &Model,
+    replica: &Arc<Replica>,
+    rows: usize,
+    gap: Duration,
+) -> bool {
+    if gap < BRIEF || !replica.anywhere.load(Ordering::Relaxed) {
+        return false;
+    }
+    let brief = |rows, left: Duration| {
+        let worst = replica.at_worst(rows);
+        !worst.is_zero() && worst <= left
+    };
+    if !brief(rows, BRIEF) {
+        return false;
+    }
+    let Some(mut seat) = replica.seat.try_lock() else { return false };
+    let begun = Instant::now();
+    loop {
+        if seat.trouble.is_some() || seat.container.is_none() {
+            break;
+        }
+        match model.next(replica) {
+            Next::Batch(batch) => compute(model, replica, &mut seat, batch),
+            // It sleeps again.
+            Next::Wait(None) => return true,
+            Next::Wait(Some(_)) | Next::Closed => break,
+        }
+        // What came meanwhile is computed, too, if that is as brief.
+        let more = model.queued_rows();
+        if more > 0 && !brief(more, BRIEF.saturating_sub(begun.elapsed())) {
+            break;
+        }
+    }
+    drop(seat);
+    replica.wake();
+    true
+}
+
+/// Computes a batch and answers it.
+fn compute(model: &Model, replica: &Arc<Replica>, seat: &mut Seat, batch: Batch) {
+    let Some(container) = &mut seat.container else { return };
+    let work = replica.begin(batch, model.budget(), Instant::now());
+    let result = guarded(container.as_mut(), &work.inputs, &work.outputs);
+    let panicked = match &result {
+        Err(ContainerError::Panicked(why)) => Some(format!("the container panicked: {why}")),
+        _ => None,
+    };
+    if let Some(why) = &panicked {
+        // Before its queries are passed on: not to this one.
+        replica.set_state(ContainerState::Broken, why);
+    }
+    let error = result.as_ref().err().map(ToString::to_string);
+    let failures = settle(model, replica, work.flight, result);
+    if let Some(why) = panicked {
+        seat.trouble = Some(Trouble::Panicked(why));
+        return;
+    }
+    // Whatever it was told of: it has come back.
+    if replica.state() == ContainerState::Stalled {
+        replica.set_state(ContainerState::Ready, "");
+        model.wake_all();
+    }
+    if failures >= FAILURES {
+        seat.trouble = Some(Trouble::Failing(failures, error.unwrap_or_default()));
+    }
+}
+
+/// Why the container is lost, if it is.
+fn doubt(model: &Model, replica: &Replica, seat: &mut Seat, trouble: Trouble) -> Option<String> {
+    let (failures, last) = match trouble {
+        Trouble::Panicked(why) => return Some(why),
+        Trouble::Failing(failures, last) => (failures, last),
+    };
+    match start::try_out(seat.container.as_mut()?.as_mut(), &model.version.signature) {
+        Ok(_) => {
+            replica.set_failures(0);
+            None
+        }
+        Err(error) => Some(format!(
+            "{failures} batches failed in a row ({last}), and so did a trial: {error}"
+        )),
     }
 }
 
