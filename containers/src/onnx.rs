@@ -28,7 +28,7 @@ pub struct OnnxContainer {
     buffers: Vec<Buffer>,
     /// For sets of outputs that are not all of the model's: what is not asked for is not computed.
     selected: Vec<Selected>,
-    /// On the processor, and on the thread that asks alone.
+    /// It computes on the thread that asks alone, and its time follows from the rows.
     anywhere: bool,
 }
 
@@ -66,7 +66,7 @@ impl OnnxContainer {
         let session = builder.commit_from_memory(file).map_err(failed)?;
         let signature = signature::of_session(&session)?;
         let buffers = signature.inputs.iter().map(|spec| Buffer::new(spec.datatype)).collect();
-        let anywhere = device == Device::Cpu && threads == 1;
+        let anywhere = device == Device::Cpu && threads == 1 && rows_are_alike(&signature);
         Ok(Self { session, signature, buffers, selected: Vec::new(), anywhere })
     }
 
@@ -127,6 +127,13 @@ impl Container for OnnxContainer {
         }
         Ok(answers)
     }
+}
+
+/// Every row has as many numbers as any other: no free dimension but the rows, no strings.
+fn rows_are_alike(signature: &Signature) -> bool {
+    signature.inputs.iter().all(|spec| {
+        spec.datatype.size().is_some() && spec.shape.iter().skip(1).all(|dimension| *dimension >= 0)
+    })
 }
 
 /// Of ort's errors only the text is kept: some carry the builder that failed.
