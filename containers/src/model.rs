@@ -2,12 +2,10 @@
 
 use std::{
     fmt,
-    future::poll_fn,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -29,9 +27,11 @@ use crate::{
 mod future;
 mod give_back;
 mod pull;
+mod wake;
 
 pub use future::ModelFuture;
 pub(crate) use pull::{Batch, Next};
+use wake::Woken;
 
 /// How an answer gets back to who asked.
 pub(crate) struct Reply {
@@ -191,7 +191,7 @@ impl Model {
     }
 
     pub(crate) fn containers(&self) -> Vec<ContainerInfo> {
-        let rows = self.queue_rows.load(Ordering::Relaxed);
+        let rows = self.queued_rows();
         self.replicas.load().iter().map(|replica| replica.info(self, rows)).collect()
     }
 
@@ -262,8 +262,8 @@ impl Model {
             self.requeue(ticket, waiters.earliest());
         }
         match wake {
-            Woken::One(replica) if local::compute_here(self, &replica, rows, gap) => {}
             wake if gap < local::BRIEF => wake.wake_behind(),
+            Woken::One(replica) if local::compute_here(self, &replica, rows) => {}
             wake => wake.wake(),
         }
         ModelFuture::waiting(answer, waiter)
@@ -385,7 +385,7 @@ impl Model {
                 replica.wake();
             }
         }
-        if self.queue_rows.load(Ordering::Relaxed) == 0 {
+        if self.queued_rows() == 0 {
             return;
         }
         if self.has_live() {
@@ -421,7 +421,7 @@ impl Model {
     /// How long a call of `rows` that came now would take: the batches before it at the pace of
     /// all live replicas, what is left of the one that is running, and its own.
     fn predict(&self, rows: usize, now: Instant) -> Option<Duration> {
-        let queued = self.queue_rows.load(Ordering::Relaxed);
+        let queued = self.queued_rows();
         let (mut rows_per_second, mut first_free, mut service) = (0.0, None, None);
         for replica in self.replicas.load().iter() {
             let Some(load) = replica.load(rows, queued, now) else { continue };
@@ -452,67 +452,6 @@ struct Pushed {
     /// Since the call before it.
     gap: Duration,
     wake: Woken,
-}
-
-/// Replicas that are to look at the queue. Woken after its lock is given back.
-enum Woken {
-    Nobody,
-    One(Arc<Replica>),
-    Several(Vec<Arc<Replica>>),
-}
-
-impl Woken {
-    /// After the tasks that are ready on this thread: calls that they make are in the same batch, and
-    /// the replica does not take the processor from them.
-    fn wake_behind(self) {
-        if matches!(self, Self::Nobody) {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return self.wake() };
-        // Where the runtime ends before that, the next tick wakes.
-        runtime.spawn(async move {
-            let mut behind = false;
-            // Not `yield_now`, which waits until the thread has nothing to do at all.
-            poll_fn(|cx| {
-                if std::mem::replace(&mut behind, true) {
-                    return Poll::Ready(());
-                }
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            })
-            .await;
-            self.wake();
-        });
-    }
-
-    fn wake(self) {
-        match self {
-            Self::Nobody => {}
-            Self::One(replica) => replica.wake(),
-            Self::Several(replicas) => replicas.iter().for_each(|replica| replica.wake()),
-        }
-    }
-}
-
-impl State {
-    /// Of those that idle the one that would finish a call first; of those that wait for more or
-    /// other calls all.
-    fn whom_to_wake(&mut self, now: Instant) -> Woken {
-        if self.sleepers.iter().any(|sleeper| sleeper.choosy) {
-            let all = self.sleepers.drain(..).map(|sleeper| sleeper.replica);
-            return Woken::Several(all.collect());
-        }
-        let one = match self.sleepers.len() {
-            0 => return Woken::Nobody,
-            1 => 0,
-            _ => {
-                let live = self.sleepers.iter().enumerate().filter(|(_, s)| s.replica.is_live());
-                let first = live.min_by_key(|(_, sleeper)| sleeper.replica.finish(1, now));
-                first.map_or(0, |(at, _)| at)
-            }
-        };
-        Woken::One(self.sleepers.swap_remove(one).replica)
-    }
 }
 
 impl Requeue for Model {

@@ -57,7 +57,7 @@ pub(super) struct Growing {
 /// What is on the disk.
 #[derive(Debug)]
 pub(super) struct Runs {
-    file: File,
+    file: Arc<File>,
     runs: Vec<Run>,
 }
 
@@ -75,14 +75,14 @@ impl Runs {
         let run = sidecar::write_run(&self.file, &self.runs, entries)?;
         let mut runs = self.runs.clone();
         runs.push(run);
-        Ok(Self { file: self.file.try_clone()?, runs })
+        Ok(Self { file: Arc::clone(&self.file), runs })
     }
 }
 
 impl Growing {
     /// An empty one at that path, whatever was there.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
-        let written = Runs { file: sidecar::create(path)?, runs: Vec::new() };
+        let written = Runs { file: Arc::new(sidecar::create(path)?), runs: Vec::new() };
         Ok(Self { written: Arc::new(written), last: Index::default(), enough: RUN_ENTRIES })
     }
 

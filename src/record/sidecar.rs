@@ -154,12 +154,14 @@ pub(super) fn finish(file: &File, runs: &[Run], summary: &Summary) -> io::Result
     for run in runs {
         [run.entries, run.first_ms, run.last_ms].into_iter().for_each(&mut put);
     }
-    let Summary { bytes: length, decisions, first_ms, last_ms, newest_ms } = *summary;
-    [length, decisions, first_ms, last_ms, newest_ms, runs.len() as u64]
+    // Not the decisions of the summary: a line that stands twice has one entry.
+    let entries = entries_of(runs);
+    let Summary { bytes: length, decisions: _, first_ms, last_ms, newest_ms } = *summary;
+    [length, entries, first_ms, last_ms, newest_ms, runs.len() as u64]
         .into_iter()
         .for_each(&mut put);
     bytes.extend_from_slice(MAGIC);
-    let end = entries_of(runs) * ENTRY as u64;
+    let end = entries * ENTRY as u64;
     // What a trailer stands for is on the disk before it.
     file.set_len(end)?;
     file.sync_data()?;

@@ -224,6 +224,25 @@ async fn an_index_is_searched_while_it_grows_in_runs() {
     assert_found(&open(directory.path(), one), &all).await;
 }
 
+#[tokio::test]
+async fn a_decision_that_was_written_twice_has_one_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let all = records(8);
+    let log = open(directory.path(), small_segments());
+    log.append(Arc::clone(&all[0]));
+    fill(&log, &all[..1]).await;
+    assert_found(&log, &all[..1]).await;
+    fill(&log, &all[1..]).await;
+    assert!(log.stats().segments > 1);
+    assert_found(&log, &all).await;
+    drop(log);
+    let index = segment::path(directory.path(), 1, "idx");
+    let before = fs::metadata(&index).unwrap().modified().unwrap();
+    assert_found(&open(directory.path(), small_segments()), &all).await;
+    let again = fs::metadata(&index).unwrap().modified().unwrap();
+    assert_eq!(again, before, "it fits, and is not made again");
+}
+
 /// No next segment can be made: the closed index of the active one has to grow again.
 #[tokio::test]
 async fn an_index_that_was_closed_too_early_goes_on() {

@@ -102,16 +102,10 @@ fn serve(model: &Model, replica: &Arc<Replica>) -> Ended {
     }
 }
 
-/// Computes on the calling thread what an idle replica was to be woken for: one call of `rows`, a
-/// `gap` after the one before. False where that may take too long, a batch is to be expected, or
-/// the replica's own thread is at it.
-pub(crate) fn compute_here(
-    model: &Model,
-    replica: &Arc<Replica>,
-    rows: usize,
-    gap: Duration,
-) -> bool {
-    if gap < BRIEF || !replica.anywhere.load(Ordering::Relaxed) {
+/// Computes on the calling thread what an idle replica was to be woken for: one call of `rows`.
+/// False where that may take too long, or the replica's own thread is at it.
+pub(crate) fn compute_here(model: &Model, replica: &Arc<Replica>, rows: usize) -> bool {
+    if !replica.anywhere.load(Ordering::Relaxed) {
         return false;
     }
     let brief = |rows, left: Duration| {
